@@ -1,0 +1,498 @@
+"""The Llama-style transformer: Hugging Face directories in and out, chat template, LoRA.
+
+    model, tokenizer = load("./llama", dtype=torch.bfloat16)      # any directory of the families in FAMILIES
+    logits = model(ids)                                           # (B, T) int64 -> (B, T, vocab) float32
+    save(model, tokenizer, "./out")                               # transformers opens it with the same logits
+
+Modules carry the names of the Hugging Face tensors, so that a state dict is a checkpoint and needs no translation.
+Whatever cannot be computed exactly is refused with one line that names the file. Not covered: mixture of experts, quantised
+weights, rope types besides default, linear and llama3, tokenizers without a tokenizer.json. Tasks, judges and the cache of
+the sampler are elsewhere: attention over past keys is a function the caller passes in (`attend`).
+"""
+import datetime
+import json
+import math
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import safetensors
+import safetensors.torch
+import tokenizers
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from files import InputError, read_json, replace, write_json
+
+FAMILIES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+# The format for checkpoints that bring no chat template of their own.
+PLAIN_TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}Assistant: {{ m.content }}{{ eos_token }}
+{% else %}{{ m.role | capitalize }}: {{ m.content }}
+
+{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+
+
+# ---------------------------------------------------------------------------------------------------------------- configuration
+
+@dataclass(frozen=True)
+class Config:
+    """What the computation needs of config.json. `windows`: for each layer the sliding window in tokens, or None."""
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    context: int
+    tied: bool
+    rope_theta: float
+    rope_scaling: dict
+    windows: tuple
+
+
+def read_config(path):
+    """(Config, the raw dict) of `path`/config.json, old layout (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
+    file = Path(path) / "config.json"
+    raw = read_json(file)
+
+    def refuse(what):
+        raise InputError(f"{file}: {what}")
+
+    def number(name, default=None, kind=int):
+        value = raw.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or value <= 0:
+            refuse(f"\"{name}\" should be a positive number, found {value!r}")
+        return value
+
+    families = raw.get("architectures") or [f for f, model_type in FAMILIES.items() if raw.get("model_type") == model_type]
+    if len(families) != 1 or families[0] not in FAMILIES:
+        refuse(f"architecture {families or raw.get('model_type')} is not supported; supported: {', '.join(FAMILIES)}")
+    family = FAMILIES[families[0]]
+    if raw.get("quantization_config"):
+        refuse("quantised weights are not supported; use the checkpoint in bfloat16 or float32")
+    if raw.get("hidden_act", "silu") != "silu":
+        refuse(f"activation {raw['hidden_act']!r} is not supported, only silu")
+
+    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
+    needed = {"default": (), "linear": ("factor",),
+              "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
+    if rope["rope_type"] not in needed:
+        refuse(f"rope type {rope['rope_type']!r} is not supported; supported: {', '.join(needed)}")
+    for name in needed[rope["rope_type"]]:
+        if isinstance(rope.get(name), bool) or not isinstance(rope.get(name), (int, float)):
+            refuse(f"rope type {rope['rope_type']} needs a number for \"{name}\", found {rope.get(name)!r}")
+    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
+        refuse("a partial rotary factor is not supported")
+    theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
+    if not isinstance(theta, (int, float)):
+        refuse(f"\"rope_theta\" should be a number, found {theta!r}")
+
+    layers, heads = number("num_hidden_layers"), number("num_attention_heads")
+    kv_heads = number("num_key_value_heads", heads if family == "llama" else None)
+    if heads % kv_heads:
+        refuse(f"{heads} attention heads are not a multiple of {kv_heads} key-value heads")
+    head_dim = raw.get("head_dim") or (128 if family == "qwen3" else number("hidden_size") // heads)
+    # Sliding windows as transformers has them: none in Llama, every layer in Mistral, by layer_types or from max_window_layers in Qwen.
+    window = raw.get("sliding_window") if family == "mistral" or raw.get("use_sliding_window") else None
+    if family == "llama" or window is None:
+        windows = (None,) * layers
+    elif raw.get("layer_types"):
+        windows = tuple(window if kind == "sliding_attention" else None for kind in raw["layer_types"])
+    else:
+        windows = tuple(window if i >= (0 if family == "mistral" else raw.get("max_window_layers", 28)) else None for i in range(layers))
+    if len(windows) != layers:
+        refuse(f"\"layer_types\" has {len(windows)} entries for {layers} layers")
+
+    return Config(number("vocab_size"), number("hidden_size"), number("intermediate_size"), layers, heads, kv_heads, head_dim,
+                  number("rms_norm_eps", 1e-6, float), number("max_position_embeddings"), bool(raw.get("tie_word_embeddings", False)),
+                  float(theta), rope, windows), raw
+
+
+def rope_frequencies(config):
+    """Inverse frequencies (head_dim / 2,) float32; llama3 as in Llama 3.1 (transformers, modeling_rope_utils)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies, rope = 1.0 / config.rope_theta ** exponents, config.rope_scaling
+    if rope["rope_type"] == "linear":
+        return frequencies / rope["factor"]
+    if rope["rope_type"] == "llama3":  # long waves are stretched by `factor`, short ones kept, those between interpolated
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)  # turns within the original context
+        smooth = ((turns - low) / (high - low)).clamp(0, 1)
+        return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+    return frequencies
+
+
+# ------------------------------------------------------------------------------------------------------------------ transformer
+
+class Linear(nn.Linear):
+    """y = x Wᵀ + b in the dtype of x, plus, where `add_lora` attached one, scale · B(A(dropout(x))) in float32."""
+    lora_A = lora_B = None
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = F.linear(x, self.weight.to(x.dtype), bias)
+        if self.lora_A is None:
+            return y
+        z = F.dropout(x.float(), self.lora_dropout, self.training)
+        return y + (self.lora_scale * self.lora_B(self.lora_A(z))).to(y.dtype)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x):
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def rotate(x, cos, sin):
+    """Rotary position embedding, half-split layout, in float32. x (B, heads, T, hd); cos, sin (B, 1, T, hd / 2)."""
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+def causal_attention(q, k, v, window=None):
+    """q (B, H, T, hd), k and v (B, KV, T, hd) -> (B, H, T, hd); with a window w, position i sees i-w+1 .. i."""
+    groups, T = q.shape[1] // k.shape[1], q.shape[2]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    if window is None or T <= window:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    distance = torch.arange(T, device=q.device)[:, None] - torch.arange(T, device=q.device)  # (T, T)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < window))
+
+
+class Attention(nn.Module):
+    def __init__(self, config, layer, biases, qk_norm):
+        super().__init__()
+        self.config, self.layer = config, layer
+        widths = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads, "v_proj": config.num_kv_heads}
+        for name, heads in widths.items():
+            setattr(self, name, Linear(config.hidden_size, heads * config.head_dim, bias=name in biases))
+        self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size, bias="o_proj" in biases)
+        if qk_norm:
+            self.q_norm, self.k_norm = (RMSNorm(config.head_dim, config.norm_eps) for _ in range(2))
+
+    def forward(self, x, cos, sin, attend):
+        q, k, v = (p(x).unflatten(-1, (-1, self.config.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))                   # (B, heads, T, hd)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        y = attend(self.layer, q, k, v) if attend else causal_attention(q, k, v, self.config.windows[self.layer])
+        return self.o_proj(y.transpose(1, 2).flatten(2))                   # (B, T, d)
+
+
+class MLP(nn.Module):
+    def __init__(self, config, biases):
+        super().__init__()
+        for name in ("gate_proj", "up_proj"):
+            setattr(self, name, Linear(config.hidden_size, config.intermediate_size, bias=name in biases))
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias="down_proj" in biases)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config, layer, biases, qk_norm):
+        super().__init__()
+        self.self_attn, self.mlp = Attention(config, layer, biases, qk_norm), MLP(config, biases)
+        self.input_layernorm, self.post_attention_layernorm = (RMSNorm(config.hidden_size, config.norm_eps) for _ in range(2))
+
+    def forward(self, x, cos, sin, attend):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """`model(ids)`; `hidden` and `head` are its two halves, for those who want logits at a few positions only."""
+
+    def __init__(self, config, raw_config, biases=(), qk_norm=False):
+        super().__init__()
+        self.config, self.raw_config = config, raw_config
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.model.layers = nn.ModuleList(Layer(config, i, biases, qk_norm) for i in range(config.num_layers))
+        self.model.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @property
+    def device(self):
+        return self.lm_head.weight.device
+
+    def hidden(self, ids, positions=None, attend=None):
+        """ids (B, T) -> (B, T, d), normed. positions (B, T): 0 .. T-1 unless given.
+
+        attend(layer, q, k, v) -> (B, H, T, hd) replaces causal attention within the row; q (B, H, T, hd), k, v (B, KV, T, hd)
+        are rotated already.
+        """
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        angles = positions[:, None, :, None].float() * self.frequencies    # (B, 1, T, hd / 2)
+        cos, sin = angles.cos(), angles.sin()
+        x = self.model.embed_tokens(ids).to(self.compute_dtype)
+        for layer in self.model.layers:
+            x = layer(x, cos, sin, attend)
+        return self.model.norm(x)
+
+    def head(self, h):
+        """h (…, d) -> logits (…, vocab) float32."""
+        return self.lm_head(h).float()
+
+    def forward(self, ids):
+        return self.head(self.hidden(ids))
+
+
+# ------------------------------------------------------------------------------------------------------------------ load and save
+
+def shards(path):
+    """{tensor name: safetensors file} of a directory with one file or an index of several."""
+    path, index = Path(path), Path(path) / "model.safetensors.index.json"
+    if (path / "model.safetensors").exists():
+        files = [path / "model.safetensors"]
+    elif index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(f, str) and Path(f).name == f for f in weight_map.values()):
+            raise InputError(f"{index}: no \"weight_map\" of tensor names to file names")
+        files = [path / name for name in sorted(set(weight_map.values()))]
+    else:
+        pickled = " (pickled weights are never opened; convert them to safetensors)" if list(path.glob("*.bin")) else ""
+        raise InputError(f"{path}: no model.safetensors and no model.safetensors.index.json{pickled}")
+    tensors = {}
+    for file in files:
+        try:
+            with safetensors.safe_open(file, "pt") as f:
+                tensors.update(dict.fromkeys(f.keys(), file))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise InputError(f"{file}: cannot be read as safetensors ({error}); download it again")
+    return tensors
+
+
+def load(path, dtype=torch.float32, device="cpu"):
+    """(model, tokenizer) of a Hugging Face directory; weights in `dtype` on `device`.
+
+    Files are memory-mapped and read tensor by tensor: peak memory is the model plus one tensor. InputError where a tensor is
+    missing, extra or of another shape, and where the configuration asks for something that is not computed here.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory; a Hugging Face checkpoint directory is needed (README, \"Your own checkpoint\")")
+    config, raw = read_config(path)
+    files = shards(path)
+    biases = {p for p in PROJECTIONS for part in ("self_attn", "mlp") if f"model.layers.0.{part}.{p}.bias" in files}
+    with torch.device("meta"):
+        model = Transformer(config, raw, biases, qk_norm="model.layers.0.self_attn.q_norm.weight" in files)
+    expected = dict(model.named_parameters(remove_duplicate=False))
+    if config.tied and "lm_head.weight" not in files:
+        del expected["lm_head.weight"]
+    unread = {name for name in files if not name.endswith("rotary_emb.inv_freq")}  # a buffer of old checkpoints, computed here
+    for kind, names in (("missing", expected.keys() - unread), ("not expected", unread - expected.keys())):
+        if names:
+            raise InputError(f"{path}: tensors {kind}: {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''} ({len(names)})")
+
+    weights = {}
+    for file in sorted(set(files.values())):
+        with safetensors.safe_open(file, "pt") as f:
+            for name in sorted(expected.keys() & f.keys()):
+                shape, kind = list(expected[name].shape), f.get_slice(name)
+                if list(kind.get_shape()) != shape:
+                    raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}")
+                if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                    raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
+                weights[name] = f.get_tensor(name).to(device, dtype, copy=True)
+    if config.tied:
+        if "lm_head.weight" in weights and not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"]):
+            raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors")
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    model.load_state_dict(weights, assign=True)
+    if config.tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.frequencies = rope_frequencies(config).to(device)
+    model.compute_dtype = dtype
+    return model.eval(), Tokenizer(path, config.vocab_size)
+
+
+def save(model, tokenizer, path):
+    """Write a directory that transformers opens with the same logits: weights in the compute dtype, LoRA merged in float32."""
+    weights = {}
+    for name, module in model.named_modules():
+        for part, tensor in module.named_parameters(recurse=False):
+            if ".lora_" not in name:
+                merged = tensor.detach().float() + lora_delta(module) if part == "weight" and getattr(module, "lora_A", None) else tensor.detach()
+                weights[f"{name}.{part}"] = merged.to(model.compute_dtype).cpu().contiguous()
+    if model.config.tied:
+        del weights["lm_head.weight"]
+    raw = {**model.raw_config, "dtype": str(model.compute_dtype).removeprefix("torch.")}
+    raw.pop("torch_dtype", None)  # the old name of the same entry
+    with replace(path) as temporary:
+        temporary.mkdir(parents=True)
+        safetensors.torch.save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        write_json(temporary / "config.json", raw)
+        tokenizer.save(temporary)
+
+
+# ------------------------------------------------------------------------------------------------------------------------- LoRA
+
+def add_lora(model, rank=8, alpha=16, dropout=0.1, targets=PROJECTIONS, seed=0):
+    """Freeze the model and attach float32 adapters to every projection named in `targets` (Hu et al. 2021): ΔW = alpha/rank · B A.
+
+    A (rank, in) starts Kaiming-uniform as in PEFT, drawn from `seed` alone; B (out, rank) starts at zero.
+    """
+    random = torch.Generator().manual_seed(seed)
+    model.requires_grad_(False)
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in targets:
+            A, B = (nn.Linear(i, o, bias=False, device=model.device) for i, o in ((module.in_features, rank), (rank, module.out_features)))
+            with torch.no_grad():
+                bound = 1 / math.sqrt(module.in_features)
+                A.weight.copy_((torch.rand(A.weight.shape, generator=random) * 2 - 1) * bound)
+                B.weight.zero_()
+            module.lora_A, module.lora_B, module.lora_scale, module.lora_dropout = A, B, alpha / rank, dropout
+    model.lora = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": list(targets)}
+
+
+def lora_delta(module):
+    """ΔW (out, in) float32 of one projection."""
+    return module.lora_scale * (module.lora_B.weight.detach() @ module.lora_A.weight.detach())
+
+
+def save_adapter(model, path, base):
+    """Write the adapters in PEFT's layout; `base` is the checkpoint's name or directory, for the reader."""
+    weights = {f"base_model.model.{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters() if ".lora_" in name}
+    with replace(path) as temporary:
+        temporary.mkdir(parents=True)
+        safetensors.torch.save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(temporary / "adapter_config.json", {
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "bias": "none",
+            "fan_in_fan_out": False, "inference_mode": True, **model.lora})
+
+
+# -------------------------------------------------------------------------------------------------------------------- tokenizer
+
+class Tokenizer:
+    """tokenizer.json, the chat template and the stop set of a checkpoint.
+
+    Text that comes from data is always encoded as text: a special token spelled out in it ("<|im_end|>") becomes ordinary
+    tokens and cannot open or close a turn.
+    """
+    FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+             "tokenizer.model", "vocab.json", "merges.txt", "generation_config.json")
+
+    def __init__(self, path, vocab_size):
+        self.path = Path(path)
+        file = self.path / "tokenizer.json"
+        if not file.exists():
+            raise InputError(f"{file}: no such file; save the tokenizer in the fast format (transformers: AutoTokenizer … save_pretrained)")
+        try:
+            self.tok = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises Exception itself
+            raise InputError(f"{file}: cannot be read as a tokenizer ({error})")
+        self.tok.no_padding(), self.tok.no_truncation()
+        if (largest := max(self.tok.get_vocab().values(), default=-1)) >= vocab_size:
+            raise InputError(f"{file}: token id {largest} lies outside of the embedding's {vocab_size} rows")
+        added = self.tok.get_added_tokens_decoder()
+        self.special = {token.content: i for i, token in added.items() if token.special}
+        self.forgeable = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or r"(?!)")
+
+        config = read_json(self.path / "tokenizer_config.json") if (self.path / "tokenizer_config.json").exists() else {}
+        names = {n: t["content"] if isinstance(t, dict) else t for n in ("bos_token", "eos_token", "unk_token", "pad_token")
+                 if (t := config.get(n))}
+        source = config.get("chat_template") or PLAIN_TEMPLATE
+        if isinstance(source, list):
+            source = {t["name"]: t["template"] for t in source}.get("default", PLAIN_TEMPLATE)
+        if (self.path / "chat_template.jinja").exists():
+            source = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
+        names = {"bos_token": "", "eos_token": "", **names}
+        self.render = self._compile(source, names)
+
+        # Stop set: every end the files name, and the end of an assistant's turn in the template.
+        eos = self.tok.token_to_id(names["eos_token"])
+        self.stop_ids = set() if eos is None else {eos}
+        for name in ("config.json", "generation_config.json"):
+            ends = read_json(self.path / name).get("eos_token_id") if (self.path / name).exists() else None
+            self.stop_ids |= set(ends if isinstance(ends, list) else [ends] if ends is not None else [])
+        mark = uuid.uuid4().hex
+        after = self.render([{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}], False).partition(mark)[2]
+        ends = [i for i in self.tok.encode(after, add_special_tokens=False).ids if i in self.special.values()]
+        self.turn_end = ends[0] if ends else eos if eos is not None else min(self.stop_ids, default=None)
+        if self.turn_end is None:
+            raise InputError(f"{self.path}: neither tokenizer_config.json, generation_config.json nor the chat template names an end token")
+        self.stop_ids.add(self.turn_end)
+
+    def _compile(self, source, names):
+        """The template as a function (messages, add_generation_prompt) -> text, in jinja2's sandbox with what real templates call."""
+        def raise_exception(message):
+            raise jinja2.exceptions.TemplateError(message)
+
+        env = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
+        env.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        env.globals.update(raise_exception=raise_exception, strftime_now=lambda f: datetime.datetime.now().strftime(f))
+        try:
+            template = env.from_string(source)
+        except jinja2.exceptions.TemplateError as error:
+            raise InputError(f"{self.path}: the chat template cannot be compiled ({error})")
+
+        def render(messages, add_generation_prompt):
+            try:
+                return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names)
+            except Exception as error:  # a template is a program: whatever it raises is its author's word
+                raise InputError(f"{self.path}: the chat template failed ({type(error).__name__}: {error})")
+        return render
+
+    def _encode(self, messages, add_generation_prompt):
+        """Token ids of the rendered messages, special tokens in the messages' own text read as text."""
+        mark, forged = uuid.uuid4().hex, []
+
+        def hide(match):
+            forged.append(match[0])
+            return mark
+        messages = [{**m, "content": self.forgeable.sub(hide, m["content"])} for m in messages]
+        pieces = self.render(messages, add_generation_prompt).split(mark)
+        ids = self.tok.encode(pieces[0], add_special_tokens=False).ids
+        for text, piece in zip(forged, pieces[1:]):
+            ids += self.encode_text(text) + self.tok.encode(piece, add_special_tokens=False).ids
+        return ids
+
+    def encode_text(self, text):
+        """Token ids of text in which no special token is read and to which none is added."""
+        self.tok.encode_special_tokens = True
+        try:
+            return self.tok.encode(text, add_special_tokens=False).ids
+        finally:
+            self.tok.encode_special_tokens = False
+
+    def prompt_ids(self, text):
+        """Token ids of one user turn and the opening of the assistant's."""
+        return self._encode([{"role": "user", "content": text}], True)
+
+    def target_ids(self, text, answer):
+        """Token ids of `answer` after `prompt_ids(text)`, up to and including the end of the turn."""
+        prompt = self.prompt_ids(text)
+        whole = self._encode([{"role": "user", "content": text}, {"role": "assistant", "content": answer}], False)
+        target = whole[len(prompt):]
+        if whole[:len(prompt)] == prompt and self.turn_end in target:
+            return target[:target.index(self.turn_end) + 1]
+        return self.encode_text(answer) + [self.turn_end]  # the template does not put an answer where it opens the turn
+
+    def decode(self, ids):
+        """Text of token ids, special tokens left out."""
+        return self.tok.decode(ids, skip_special_tokens=True)
+
+    def save(self, path):
+        for name in self.FILES:
+            if (self.path / name).exists():
+                shutil.copyfile(self.path / name, Path(path) / name)
