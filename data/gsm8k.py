@@ -1,0 +1,30 @@
+"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school math word problems, in the authors' files train.jsonl and test.jsonl.
+
+Each line holds {"question": …, "answer": "worked solution\\n#### n"}. The calculator marks <<48/2=24>> of the solutions were
+made for a tool and are no part of what a model should say: they leave the gold response; the last line "#### n" stays.
+"""
+import re
+from pathlib import Path
+
+from data import Example
+from files import InputError, read_jsonl
+
+# Chosen by measurement among six wordings on two checkpoints (NOTES.md, "The request for the final answer").
+PROMPT = "{question}\n\nThink step by step. End with one sentence: \"The answer is\" followed by the number."
+
+
+def load(directory, split):
+    """Examples of `directory`/{split}.jsonl, split "train" or "test"; InputError names file and line of a bad row."""
+    file, examples = Path(directory) / f"{split}.jsonl", []
+    for line, row in read_jsonl(file):
+        for key in ("question", "answer"):
+            if not isinstance(row.get(key), str) or not row[key].strip():
+                raise InputError(f"{file}:{line}: \"{key}\" should be a text that is not empty, found {row.get(key)!r}")
+        solution, mark, answer = row["answer"].rpartition("\n#### ")
+        if not mark or not solution.strip() or not answer.strip():
+            raise InputError(f"{file}:{line}: \"answer\" should be a solution and a last line \"#### number\"")
+        examples.append(Example(f"{split}.jsonl:{line}", PROMPT.format(question=row["question"].strip()),
+                                re.sub(r"<<[^<>]*>>", "", row["answer"]).strip(), {"answer": answer.strip()}))
+    if not examples:
+        raise InputError(f"{file}: no examples in this file")
+    return examples

@@ -1,0 +1,448 @@
+"""Selective Self-to-Supervised Fine-Tuning (S3FT; Gupta et al., Findings of NAACL 2025, arXiv 2502.08130).
+
+    python s3ft.py --task gsm8k --ckpt ./llama
+
+For each training pair (x, y) the base model M answers: ŷ = M(x). Where a judge finds ŷ right, ŷ is the target. Else M rephrases
+the gold response: ỹ = M([x; y]), and ỹ is the target where the judge finds it right, else y. Then ordinary fine-tuning on the
+targets. Everything lands in one run directory (`--out`), and the same command goes on where an earlier one stopped.
+
+From top to bottom: what is asked of the model, selection, training, evaluation, the command line. The transformer is in
+model.py, generation and scoring in sampler.py, the judges in judges.py, tasks in data/. Not covered: more than one device.
+"""
+import argparse
+import csv
+import hashlib
+import json
+import math
+import random
+import sys
+import time
+from pathlib import Path
+
+# What the base model is asked for when its own response was wrong: [x; y] -> ỹ. The prompt x itself stands in the task's file.
+PARAPHRASE = """{prompt}
+
+Here is a correct solution:
+{gold}
+
+Write this solution again in your own words, as you would have answered yourself. Keep every step, every number and the final \
+answer. Do not mention that a solution was given."""
+
+# A target is the first acceptable candidate of its policy; a row without one is left out. One table of candidates serves all.
+POLICIES = {
+    "sft": ("gold",),
+    "ssr": ("self", "gold"),
+    "sdft": ("paraphrase", "gold"),
+    "self": ("self",),
+    "s3ft": ("self", "paraphrase", "gold"),
+}
+
+
+def parse(argv=None):
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--task", choices=["gsm8k"], required=True)
+    p.add_argument("--ckpt", required=True, metavar="DIR", help="Hugging Face directory of the base model")
+    p.add_argument("--data", metavar="DIR", help="the task's files as published (default: the set fetched into data/, else the sample)")
+    p.add_argument("--out", metavar="DIR", help="run directory (default: runs/TASK-CKPT)")
+    p.add_argument("--method", default="s3ft", help=f"comma-separated: {', '.join(POLICIES)}")
+    p.add_argument("--limit", type=int, metavar="N", help="train on the first N examples after a seeded shuffle")
+    p.add_argument("--eval-limit", type=int, metavar="N", help="test on the first N examples after a seeded shuffle")
+    p.add_argument("--eval-only", action="store_true", help="score the checkpoint and stop")
+    p.add_argument("--show", type=int, default=0, metavar="N", help="print N rows as they are learnt, prompt and target apart")
+    p.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest response")
+    p.add_argument("--substance", choices=["on", "off"], default="on",
+                   help="off: a paraphrase needs the judge's word alone, as in the paper (see `acceptable`)")
+    p.add_argument("--epochs", type=int, default=2)
+    p.add_argument("--lr", type=float, help="peak learning rate (default: 2e-4, with --full 1e-5)")
+    p.add_argument("--batch", type=int, default=8, metavar="N", help="examples of an optimiser step")
+    p.add_argument("--micro-tokens", type=int, default=2048, metavar="N", help="padded tokens of a micro-batch")
+    p.add_argument("--lora-rank", type=int, default=8)
+    p.add_argument("--lora-alpha", type=float, default=16)
+    p.add_argument("--lora-dropout", type=float, default=0.1)
+    p.add_argument("--lora-targets", default="all", metavar="NAMES", help="all, or comma-separated such as q_proj,v_proj")
+    p.add_argument("--full", action="store_true", help="train all weights (float32 master weights) instead of LoRA")
+    p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    p.add_argument("--slots", type=int, metavar="N", help="responses generated at once (default: by memory)")
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args(argv)
+    args.method = args.method.split(",")
+    for name in args.method:
+        if name not in POLICIES:
+            p.error(f"--method: {name!r} is not one of {', '.join(POLICIES)}")
+    for name in ("limit", "eval_limit", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
+            p.error(f"--{name.replace('_', '-')}: should be greater than 0")
+    return args
+
+
+if __name__ == "__main__":
+    ARGS = parse()  # before torch is imported: --help and wrong options answer at once
+
+import torch
+
+import judges
+import model as llama
+import report
+import sampler
+from data import gsm8k
+from files import InputError, Journal, read_json, replace, write_json, write_text
+
+TASKS = {"gsm8k": (gsm8k.load, judges.numeric)}
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------- selection
+
+def ask(base, tokenizer, journal, kind, prompts, examples, judge, args):
+    """Generate greedily for `prompts` {id: token ids} whatever `journal` lacks under `kind`, judge it, and note it at once."""
+    todo = [i for i in prompts if kind not in journal.rows.get(i, {})]
+
+    def done(n, response):
+        example = examples[todo[n]]
+        verdict = judge(response.text, example) if response.finish == "stop" else judges.Verdict(False, "unfinished")
+        measures = {"substance": judges.substance(response.text, example.gold)} if kind == "paraphrase" else {}
+        journal.add(todo[n], **{kind: {"text": response.text, "ids": response.ids, "finish": response.finish,
+                                       "correct": verdict.correct, "reason": verdict.reason, "logprob": response.logprob, **measures}})
+    if len(todo) < len(prompts):
+        say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
+    start = time.perf_counter()
+    responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, on_done=done, progress=kind)
+    add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
+
+
+def select(base, tokenizer, examples, judge, args):
+    """The table of candidates, one row an example in order: own response, paraphrase, verdicts, log-probabilities under the base.
+
+    Only what the methods in use can need is generated: no candidate for sft, a paraphrase of every row for sdft.
+    """
+    journal = Journal(args.out / "candidates.jsonl")
+    wanted = {source for method in args.method for source in POLICIES[method]}
+    by_id = {e.id: e for e in examples}
+    for e in examples:
+        if e.id not in journal.rows:
+            journal.add(e.id, prompt=e.prompt, gold=e.gold, gold_ids=tokenizer.target_ids(e.prompt, e.gold))
+    prompts = {e.id: tokenizer.prompt_ids(e.prompt) for e in examples}
+    if "self" in wanted:
+        ask(base, tokenizer, journal, "self", prompts, by_id, judge, args)
+    if "paraphrase" in wanted:
+        need = [e for e in examples if "sdft" in args.method or not acceptable(journal.rows[e.id], "self", args)]
+        requests = {e.id: tokenizer.prompt_ids(PARAPHRASE.format(prompt=e.prompt, gold=e.gold)) for e in need}
+        ask(base, tokenizer, journal, "paraphrase", requests, by_id, judge, args)
+
+    # log p(gold | x) and log p(ỹ | x); log p(ŷ | x) is known from generation. (The paper's figure compares the three.)
+    todo = [(i, kind, ids) for i, row in journal.rows.items() if i in by_id for kind, ids in
+            (("gold", row["gold_ids"]), ("paraphrase", row.get("paraphrase", {}).get("ids"))) if ids and f"{kind}_logprob" not in row]
+    sums = sampler.logprobs(base, [prompts[i] for i, _, _ in todo], [ids for _, _, ids in todo], progress="score")
+    for (i, kind, _), value in zip(todo, sums):
+        journal.add(i, **{f"{kind}_logprob": value})
+    journal.compact(by_id)
+    return [journal.rows[e.id] for e in examples]
+
+
+def acceptable(row, source, args):
+    """Whether a candidate may be a target: finished, judged right and, for a paraphrase, with the substance of gold.
+
+    The judge sees the final answer alone, and a paraphrase was shown it: one that drops the reasoning would pass. So it has to
+    keep at least half of gold's numbers and half of its length, and a word-for-word copy counts as gold, which it is.
+    """
+    if source == "gold":
+        return True
+    candidate = row.get(source)
+    if not candidate or candidate["finish"] != "stop" or not candidate["correct"]:
+        return False
+    s = candidate.get("substance")
+    return not s or args.substance == "off" or (s["numbers"] >= 0.5 and s["length"] >= 0.5 and not s["copy"])
+
+
+def targets_of(candidates, method, args):
+    """[{id, source, prompt, target, ids}] of a policy; `ids` are the target's tokens, its end token included."""
+    targets = []
+    for row in candidates:
+        source = next((s for s in POLICIES[method] if acceptable(row, s, args)), None)
+        if source:
+            text, ids = (row["gold"], row["gold_ids"]) if source == "gold" else (row[source]["text"], row[source]["ids"])
+            targets.append({"id": row["id"], "source": source, "prompt": row["prompt"], "target": text, "ids": ids})
+    return targets
+
+
+# -------------------------------------------------------------------------------------------------------------------- training
+
+def train(model, rows, args, directory):
+    """Fine-tune `model` on rows [(prompt ids, target ids)]: AdamW, linear warm-up, cosine decay, clipped gradients.
+
+    The loss of a step is the sum over the target tokens of its global batch divided by their number, whatever the
+    micro-batches. State goes to `directory`/state.safetensors every now and then, so that a killed run goes on from there; all
+    that is random is a function of (seed, step), so that it ends in the same weights.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, weight_decay=0.0)
+    steps = steps_of(len(rows), args)
+    state = directory / "state.safetensors"
+    first = load_state(state, parameters, optimizer) if state.exists() else 0
+    log = resume_csv(directory / "train.csv", first)
+    if first:
+        say(f"{directory.name}: training goes on after step {first} of {len(steps)}")
+    model.train()
+    saved, cost, tokens, start = time.perf_counter(), 0.0, 0, time.perf_counter()
+    with open(log, "a", newline="") as file, sampler.tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar:
+        writer = csv.writer(file)
+        for step in range(first, len(steps)):
+            began = time.perf_counter()
+            batch = [rows[i] for i in steps[step]]
+            rate = learning_rate(step, len(steps), args.lr)
+            for g in optimizer.param_groups:
+                g["lr"] = rate
+            torch.manual_seed(args.seed * 1_000_003 + step)                   # dropout
+            loss = accumulate_gradients(model, batch, args.micro_tokens)
+            norm = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0).item()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise InputError(f"{directory}: step {step + 1}: loss {loss}, gradient norm {norm}; what was saved before stays. "
+                                 "Try a lower --lr or --dtype float32 in another --out")
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            seconds, n = time.perf_counter() - began, sum(len(p) + len(t) for p, t in batch)
+            tokens += n
+            writer.writerow([step + 1, f"{loss:.6f}", f"{rate:.3e}", f"{norm:.5f}", n, f"{seconds:.3f}", f"{n / seconds:.1f}"])
+            bar.set_postfix_str(f"loss {loss:.3f}, {tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
+            bar.update()
+            # Saving may take a twentieth of the time, and no more than the last ten seconds of work are ever lost to thrift.
+            if step + 1 < len(steps) and time.perf_counter() - saved > max(10, 20 * cost):
+                file.flush()
+                saved = time.perf_counter()
+                save_state(state, parameters, optimizer, step + 1)
+                cost, saved = time.perf_counter() - saved, time.perf_counter()
+    model.eval()
+    add_speed(args.out, "train", tokens, time.perf_counter() - start)
+
+
+def accumulate_gradients(model, batch, budget):
+    """Add the gradient of the mean loss over the target tokens of `batch` [(prompt ids, target ids)]; return that loss."""
+    count, total = sum(len(t) for _, t in batch), 0.0
+    for rows in sampler.group([len(p) + len(t) for p, t in batch], budget):
+        loss = -sampler.token_logprobs(model, [batch[i][0] for i in rows], [batch[i][1] for i in rows]).sum() / count
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def steps_of(n, args):
+    """The batches [[row numbers]] of all epochs: each epoch is a permutation of the n rows, drawn from (seed, epoch)."""
+    steps = []
+    for epoch in range(args.epochs):
+        order = list(range(n))
+        random.Random(f"{args.seed}/{epoch}").shuffle(order)
+        steps += [order[i:i + args.batch] for i in range(0, n, args.batch)]
+    return steps
+
+
+def learning_rate(step, steps, peak):
+    """Linear warm-up over the first tenth, then a cosine down to zero."""
+    warmup = max(1, steps // 10)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def save_state(path, parameters, optimizer, step):
+    """Weights in training and the moments of AdamW, as safetensors; the step stands in the file's metadata."""
+    tensors = {}
+    for name, p in parameters.items():
+        moments = optimizer.state[p]
+        tensors |= {name: p.detach(), f"{name}:m": moments["exp_avg"], f"{name}:v": moments["exp_avg_sq"]}
+    with replace(path) as temporary:
+        llama.safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step)})
+
+
+def load_state(path, parameters, optimizer):
+    """The step after which `path` was saved; fills weights and moments."""
+    with llama.safetensors.safe_open(path, "pt") as f:
+        step = int(f.metadata()["step"])
+        for name, p in parameters.items():
+            p.data.copy_(f.get_tensor(name))
+            optimizer.state[p] = {"step": torch.tensor(float(step)), "exp_avg": f.get_tensor(f"{name}:m").to(p.device),
+                                  "exp_avg_sq": f.get_tensor(f"{name}:v").to(p.device)}
+    return step
+
+
+def resume_csv(path, step):
+    """`path` with its header and the rows of the first `step` steps."""
+    rows = path.read_text().splitlines()[1:step + 1] if path.exists() and step else []
+    write_text(path, "\n".join(["step,loss,learning_rate,gradient_norm,tokens,seconds,tokens_per_second", *rows]) + "\n")
+    return path
+
+
+def fine_tune(targets, method, args):
+    """Train one arm from the base checkpoint; leaves targets.jsonl, train.csv, adapter/ and model/ under `--out`/method."""
+    directory = args.out / method
+    write_text(directory / "targets.jsonl", "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in targets))
+    state = directory / "state.safetensors"
+    if (directory / "model").exists():
+        state.unlink(missing_ok=True)
+        return say(f"{method}: is trained already")
+    if not targets:
+        raise InputError(f"{method}: no row has a target, there is nothing to train on; use another --method or more rows")
+    model, tokenizer = llama.load(args.ckpt, torch.float32 if args.full else args.dtype, args.device)
+    model.compute_dtype = args.dtype  # with --full the float32 weights are the master copy, cast wherever they are used
+    if not args.full:
+        names = llama.PROJECTIONS if args.lora_targets == "all" else args.lora_targets.split(",")
+        llama.add_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout, names, args.seed)
+    train(model, [(tokenizer.prompt_ids(t["prompt"]), t["ids"]) for t in targets], args, directory)
+    if not args.full:
+        llama.save_adapter(model, directory / "adapter", args.ckpt)
+    llama.save(model, tokenizer, directory / "model")
+    state.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------ evaluation
+
+def wilson(correct, n, z=1.96):
+    """95 % interval of a share (Wilson 1927)."""
+    p, d = correct / n, 1 + z * z / n
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
+    middle = (p + z * z / (2 * n)) / d
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def evaluate(path, name, examples, judge, args):
+    """Score the checkpoint at `path` on the test examples, greedily: {n, correct, score, low, high}; rows in `--out`/name/eval.jsonl."""
+    journal = Journal(args.out / name / "eval.jsonl")
+    if any(e.id not in journal.rows for e in examples):
+        model, tokenizer = llama.load(path, args.dtype, args.device)
+        ask(model, tokenizer, journal, "response", {e.id: tokenizer.prompt_ids(e.prompt) for e in examples},
+            {e.id: e for e in examples}, judge, args)
+        journal.compact([e.id for e in examples])
+    correct, n = sum(journal.rows[e.id]["response"]["correct"] for e in examples), len(examples)
+    low, high = wilson(correct, n)
+    return {"n": n, "correct": correct, "score": correct / n, "low": low, "high": high}
+
+
+# ----------------------------------------------------------------------------------------------------------------- command line
+
+def settings_of(args, train_set, test_set):
+    """What a run's results depend on; a run directory is continued under the same settings only."""
+    free = {"out", "method", "show", "slots", "eval_only", "device"}
+    settings = {k: str(v) if isinstance(v, (Path, torch.dtype)) else v for k, v in vars(args).items() if k not in free}
+    for name, examples in (("training data", train_set), ("test data", test_set)):
+        settings[name] = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
+    settings["paraphrase request"] = PARAPHRASE
+    return settings
+
+
+def claim(out, settings):
+    """Make the run directory, or continue in one that was made under the same settings."""
+    file = out / "config.json"
+    if file.exists():
+        old = read_json(file)
+        for name in settings.keys() | old.keys():
+            if old.get(name) != settings.get(name):
+                raise InputError(f"{out}: was made with {name} = {old.get(name)!r}, now it is {settings.get(name)!r}; "
+                                 "use the same settings or another --out")
+        say(f"{out}: continues where it stopped")
+    else:
+        write_json(file, settings)
+
+
+def add_speed(out, what, tokens, seconds):
+    """Add to the run's account of tokens and seconds."""
+    file = out / "speed.json"
+    speed = read_json(file) if file.exists() else {}
+    old = speed.get(what, {"tokens": 0, "seconds": 0.0})
+    speed[what] = {"tokens": old["tokens"] + tokens, "seconds": round(old["seconds"] + seconds, 3)}
+    write_json(file, speed)
+
+
+def default_dtype(device):
+    """bfloat16 where the hardware multiplies it, else float32."""
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def sample(examples, limit, seed):
+    """The first `limit` examples after a seeded shuffle, in the order of the file; all of them without a limit."""
+    if limit is None:
+        return examples
+    return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), min(limit, len(examples))))]
+
+
+def fitting(examples, tokenizer, context, args):
+    """(examples that fit the model's context, number left out): prompt and response, paraphrase request and its response, gold."""
+    kept = []
+    for e in examples:
+        prompt, request = (len(tokenizer.prompt_ids(text)) for text in (e.prompt, PARAPHRASE.format(prompt=e.prompt, gold=e.gold)))
+        if max(request, prompt) + args.max_new_tokens <= context and prompt + len(tokenizer.target_ids(e.prompt, e.gold)) <= context:
+            kept.append(e)
+    return kept, len(examples) - len(kept)
+
+
+def show(targets, tokenizer, n):
+    """Print n rows as the model sees them: the prompt dim, the tokens that are learnt green, ends of tokens marked."""
+    colour = sys.stderr.isatty()
+    for t in targets[:n]:
+        prompt = tokenizer.tok.decode(tokenizer.prompt_ids(t["prompt"]), skip_special_tokens=False)
+        target = "|".join(tokenizer.tok.decode([i], skip_special_tokens=False) for i in t["ids"])
+        say(f"--- {t['id']}, target: {t['source']}, {len(t['ids'])} tokens")
+        say(f"\x1b[2m{prompt}\x1b[0m\x1b[32m{target}\x1b[0m" if colour else f"{prompt}[[{target}]]")
+
+
+def main(args):
+    root = Path(__file__).parent
+    load_task, judge = TASKS[args.task]
+    fetched = root / "data" / args.task
+    args.data = Path(args.data) if args.data else fetched if (fetched / "train.jsonl").exists() else root / "data" / "sample" / args.task
+    args.out = Path(args.out or f"runs/{args.task}-{Path(args.ckpt).resolve().name}")
+    args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    args.dtype = getattr(torch, default_dtype(args.device) if args.dtype == "auto" else args.dtype)
+    args.lr = args.lr or (1e-5 if args.full else 2e-4)
+
+    say(f"task {args.task} from {args.data}, checkpoint {args.ckpt}, {args.dtype} on {args.device}, run directory {args.out}")
+    base, tokenizer = llama.load(args.ckpt, args.dtype, args.device)
+    sets, left_out = {}, {}
+    for split, limit in (("train", args.limit), ("test", args.eval_limit)):
+        examples = load_task(args.data, split)
+        for e in examples:
+            if not (verdict := judge(e.gold, e)).correct:
+                raise InputError(f"{args.data}: {e.id}: the judge does not accept the gold response against itself: {verdict.reason}")
+        sets[split], left_out[split] = fitting(sample(examples, limit, args.seed), tokenizer, base.config.context, args)
+        if left_out[split]:
+            say(f"{left_out[split]} {split} examples do not fit the model's context of {base.config.context} tokens and are left out")
+        if not sets[split]:
+            raise InputError(f"{args.data}: no {split} example is left")
+    claim(args.out, settings_of(args, sets["train"], sets["test"]))
+
+    methods = [] if args.eval_only else args.method
+    candidates = select(base, tokenizer, sets["train"], judge, args) if methods else []
+    targets = {method: targets_of(candidates, method, args) for method in methods}
+    for method in methods:
+        show(targets[method], tokenizer, args.show)
+    del base
+
+    file = args.out / "eval.json"
+    scores = read_json(file) if file.exists() else {}
+    for name in ["base", *methods]:
+        if name != "base":
+            fine_tune(targets[name], name, args)
+        scores[name] = {args.task: evaluate(args.ckpt if name == "base" else args.out / name / "model", name, sets["test"], judge, args)}
+        write_json(file, scores)
+
+    speed = read_json(args.out / "speed.json")
+    counts = {method: {s: sum(t["source"] == s for t in targets[method]) for s in ("self", "paraphrase", "gold")} for method in methods}
+    report.write(args.out, scores, counts)
+    say(report.text(scores, counts))
+    main_arm = "s3ft" if "s3ft" in methods else methods[-1] if methods else None
+    return {"run": str(args.out), "task": args.task, "checkpoint": args.ckpt, "dtype": str(args.dtype).removeprefix("torch."),
+            **{f"{what}_tokens_per_second": round(s["tokens"] / s["seconds"], 1) for what in ("generate", "train")
+               if (s := speed.get(what)) and s["seconds"]},
+            "targets": counts.get(main_arm, {}), "targets_by_method": counts, "left_out": left_out, "scores": scores}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(main(ARGS)))
+    except InputError as error:
+        sys.exit(say(f"s3ft.py: {error}") or 2)
+    except KeyboardInterrupt:
+        sys.exit(say("\ns3ft.py: interrupted; the same command goes on from here") or 130)

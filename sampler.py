@@ -1,0 +1,252 @@
+"""Batched generation with a key-value cache, and log-probabilities of given text.
+
+    responses = generate(model, tokenizer, prompts, max_new_tokens=256)     # prompts: lists of token ids, any lengths
+    sums = logprobs(model, prompts, continuations)                          # log p(continuation | prompt), natural log
+
+`generate` keeps a number of rows ("slots") in flight: prompts are read longest first and several at a time, every step adds one
+token to each live row, and new prompts take the place of finished ones. Not covered: beam search, penalties, speculative
+decoding. Tasks, judges and training are elsewhere.
+"""
+import hashlib
+import math
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from files import InputError
+from model import causal_attention
+
+BLOCK = 64  # the cache's capacity is a multiple of this many positions
+
+
+class Response(NamedTuple):
+    """ids: sampled tokens, the end token included; text: decoded, special tokens left out; finish: "stop" or "length";
+    logprob: log p(ids | prompt) under the model at temperature 1."""
+    ids: list
+    text: str
+    finish: str
+    logprob: float
+
+
+@dataclass
+class Row:
+    """One prompt in flight. `length`: its tokens in the cache; `uniform`: its random numbers, one a step."""
+    index: int
+    length: int
+    uniform: list
+    ids: list = field(default_factory=list)
+    logprob: float = 0.0
+    done: bool = False
+
+
+class Cache:
+    """Keys and values of the rows in flight: for each layer and for each of k, v a tensor (rows, KV, capacity, hd).
+
+    All of it lies in one buffer allocated beforehand for `slots` rows of `longest` tokens. Each layer's part is viewed as a
+    contiguous tensor of the rows and capacity in use: batched products over it need no copy (NOTES.md, "Cache layout").
+    """
+
+    def __init__(self, model, slots, longest):
+        c = model.config
+        self.layers, self.heads, self.head_dim, self.rows, self.capacity = c.num_layers, c.num_kv_heads, c.head_dim, 0, 0
+        size = slots * self.heads * round_up(longest) * self.head_dim
+        self.buffer = torch.zeros(self.layers, 2, size, dtype=model.compute_dtype, device=model.device)
+
+    def __getitem__(self, layer):
+        shape = (2, self.rows, self.heads, self.capacity, self.head_dim)
+        return self.buffer[layer, :, :math.prod(shape[1:])].view(shape)      # k, v
+
+    def resize(self, keep, rows, capacity):
+        """Rows numbered `keep` become rows 0, 1, … of `rows` rows of `capacity` positions; the rest is zero."""
+        shapes, length = ((self.rows, self.capacity), (rows, capacity)), min(self.capacity, capacity)
+        keep = torch.tensor(keep, dtype=torch.long, device=self.buffer.device)
+        for layer in range(self.layers):
+            self.rows, self.capacity = shapes[0]
+            kept = self[layer].index_select(1, keep)[:, :, :, :length]
+            self.rows, self.capacity = shapes[1]
+            new = self[layer].zero_()  # positions not yet written get weight 0 in attention, but 0 · NaN would be NaN
+            new[:, :len(keep), :, :length] = kept
+
+
+def round_up(n):
+    return math.ceil(n / BLOCK) * BLOCK
+
+
+def default_slots(model, longest):
+    """Rows in flight: what a quarter of the free memory holds, at most 64 on a CPU and 256 on a GPU (NOTES.md, "Slots")."""
+    c = model.config
+    row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * round_up(longest) * model.compute_dtype.itemsize
+    cuda = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if cuda else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(256 if cuda else 64, free // 4 // row))
+
+
+def prefill(model, cache, first, prompts):
+    """Read `prompts` into the cache's rows first, first + 1, …; hidden states (n, d) at their last tokens."""
+    n, T = len(prompts), max(map(len, prompts))
+    ids = torch.tensor([p + [0] * (T - len(p)) for p in prompts], device=model.device)    # (n, T), padded on the right,
+
+    def attend(layer, q, k, v):                                              # where causal attention never looks
+        cache[layer][0, first:first + n, :, :T], cache[layer][1, first:first + n, :, :T] = k, v
+        return causal_attention(q, k, v, model.config.windows[layer])
+    last = torch.tensor([len(p) - 1 for p in prompts], device=model.device)
+    return model.hidden(ids, attend=attend)[torch.arange(n, device=model.device), last]
+
+
+def decode(model, cache, tokens, lengths):
+    """Add one token to every row: tokens, lengths (R,) lists -> hidden states (R, d)."""
+    lengths = torch.tensor(lengths, device=model.device)
+    rows = torch.arange(len(tokens), device=model.device)
+    distance = lengths[:, None] - torch.arange(cache.capacity, device=model.device)       # (R, capacity)
+    biases = {w: torch.where((distance >= 0) & (distance < (w or math.inf)), 0.0, -math.inf)[:, None, None]
+              for w in set(model.config.windows)}                            # (R, 1, 1, capacity) float32
+
+    def attend(layer, q, k, v):                                              # q (R, H, 1, hd), k and v (R, KV, 1, hd)
+        keys, values = cache[layer]                                          # (R, KV, capacity, hd)
+        keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0], v[:, :, 0]
+        groups = q.view(len(rows), cache.heads, -1, cache.head_dim)          # (R, KV, H / KV, hd)
+        scores = (groups @ keys.transpose(2, 3)).float() * cache.head_dim ** -0.5 + biases[model.config.windows[layer]]
+        return (scores.softmax(-1).to(values.dtype) @ values).view(q.shape)
+    return model.hidden(torch.tensor(tokens, device=model.device)[:, None], lengths[:, None], attend)[:, 0]
+
+
+def choose(logits, temperature, top_p, uniform):
+    """Next tokens (R,) from logits (R, vocab): the largest at temperature 0, else by inverting the distribution at `uniform` (R,).
+
+    top_p: the smallest set of likeliest tokens whose probability reaches it (nucleus sampling, Holtzman et al. 2020).
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    p = (logits / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = p.sort(dim=-1, descending=True, stable=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        p = p.scatter(-1, order, ordered.masked_fill(outside, 0))
+    cumulative = p.double().cumsum(-1)
+    u = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, u, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+
+
+def random_numbers(seed, prompt, n):
+    """n numbers in [0, 1), a function of the seed and the prompt's tokens."""
+    key = hashlib.blake2b(np.asarray([seed, *prompt], dtype=np.int64).tobytes(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(n).tolist()
+
+
+@torch.inference_mode()
+def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0, slots=None, on_done=None, top_p=1.0, progress=None):
+    """One Response a prompt, in the order of `prompts` (lists of token ids). temperature 0 is greedy.
+
+    A sample is a function of (seed, prompt, step): it does not depend on slots, order or company; equal prompts get equal
+    samples, so vary `seed` for several. `on_done(index, response)` is called as soon as a response is known; `progress` names
+    a progress bar. InputError where a prompt and max_new_tokens do not fit the model's context.
+    """
+    for i, prompt in enumerate(prompts):
+        if not prompt or len(prompt) + max_new_tokens > model.config.context:
+            raise InputError(f"prompt {i} has {len(prompt)} tokens; at least 1 is needed, and with {max_new_tokens} new ones at most "
+                             f"{model.config.context}, the model's context: shorten it, leave it out or ask for fewer new tokens")
+    if not prompts:
+        return []
+    longest = max(map(len, prompts)) + max_new_tokens
+    slots = min(slots or default_slots(model, longest), len(prompts))
+    cache, rows, out, written = Cache(model, slots, longest), [], [None] * len(prompts), 0
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))     # popped from the end: longest first
+    bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None)
+
+    def accept(rows, h):
+        """The next token of each of `rows` from hidden states h (len(rows), d)."""
+        logits = model.head(h)                                               # (rows, vocab) float32
+        tokens = choose(logits, temperature, top_p, [r.uniform[len(r.ids)] for r in rows])
+        logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
+            row.ids.append(token)
+            row.logprob += logprob
+            stop = token in tokenizer.stop_ids
+            if stop or len(row.ids) == max_new_tokens:
+                row.done, row.length = True, 0                               # until its place is taken, it writes at position 0
+                text = tokenizer.decode(row.ids[:-1] if stop else row.ids)
+                out[row.index] = Response(row.ids, text, "stop" if stop else "length", row.logprob)
+                if on_done:
+                    on_done(row.index, out[row.index])
+
+    while True:
+        live = [r for r in rows if not r.done]
+        if not live and not waiting:
+            break
+        # New prompts come when an eighth of the slots is free, so that several are read together.
+        free = slots - len(live)
+        come = [waiting.pop() for _ in range(min(free, len(waiting)))] if free >= slots / 8 else []
+        new = [Row(i, len(prompts[i]), random_numbers(seed, prompts[i], max_new_tokens) if temperature else [0.0] * max_new_tokens)
+               for i in come]
+        capacity = round_up(max(r.length for r in live + new) + 1)
+        if new or capacity > cache.capacity or capacity <= cache.capacity - 2 * BLOCK or len(live) <= len(rows) // 2:
+            cache.resize([i for i, r in enumerate(rows) if not r.done], len(live) + len(new), capacity)
+            rows = live + new
+        if new:
+            for n in range(len(live), len(rows), 16):                        # of like length: 16 together hold little padding
+                accept(rows[n:n + 16], prefill(model, cache, n, [prompts[r.index] for r in rows[n:n + 16]]))
+        else:
+            h = decode(model, cache, [r.ids[-1] for r in rows], [r.length for r in rows])
+            for row in live:
+                row.length += 1
+            accept(live, h if len(live) == len(rows) else h[[not r.done for r in rows]])
+        written += len(new or live)
+        bar.set_postfix_str(f"{written / (bar.format_dict['elapsed'] or 1):.0f} tokens/s", refresh=False)
+        bar.update(sum(r is not None for r in out) - bar.n)
+    bar.close()
+    return out
+
+
+# --------------------------------------------------------------------------------------------------------------------- scoring
+
+def group(lengths, budget):
+    """Indices in order of length, cut into groups whose padded size (rows × longest) stays within `budget` tokens."""
+    groups = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def token_logprobs(model, prompts, continuations, chunk=512):
+    """log p of every continuation token, row after row: (number of continuation tokens,) float32, differentiable.
+
+    The head is applied to those positions alone, `chunk` at a time, and again in the backward pass: logits are never kept.
+    """
+    T = max(len(p) + len(c) for p, c in zip(prompts, continuations)) - 1
+    inputs = torch.tensor([(row := p + c[:-1]) + [0] * (T - len(row)) for p, c in zip(prompts, continuations)], device=model.device)
+    where = torch.tensor([i * T + len(p) - 1 + t for i, (p, c) in enumerate(zip(prompts, continuations)) for t in range(len(c))],
+                         device=model.device)
+    targets = torch.tensor([t for c in continuations for t in c], device=model.device)
+    h = model.hidden(inputs).flatten(0, 1)[where]                            # (N, d)
+
+    def logprobs(h, targets):
+        return -F.cross_entropy(model.head(h), targets, reduction="none")
+    return torch.cat([checkpoint(logprobs, *piece, use_reentrant=False) if h.requires_grad else logprobs(*piece)
+                      for piece in zip(h.split(chunk), targets.split(chunk))])
+
+
+@torch.inference_mode()
+def logprobs(model, prompts, continuations, progress=None, budget=4096):
+    """log p(continuation | prompt) of each pair of token-id lists: the sum over the continuation's tokens, natural log."""
+    lengths = [len(p) + len(c) for p, c in zip(prompts, continuations, strict=True)]
+    for i, n in enumerate(lengths):
+        if not prompts[i] or n - 1 > model.config.context:
+            raise InputError(f"pair {i} has {len(prompts[i])} + {len(continuations[i])} tokens; a prompt of at least 1 is needed, and "
+                             f"the model's context holds {model.config.context}")
+    out = [0.0] * len(lengths)
+    with tqdm(total=len(lengths), desc=progress, unit="text", disable=progress is None) as bar:
+        for rows in group(lengths, budget):
+            values = token_logprobs(model, [prompts[i] for i in rows], [continuations[i] for i in rows])
+            for i, part in zip(rows, values.split([len(continuations[i]) for i in rows])):
+                out[i] = part.double().sum().item()
+            bar.update(len(rows))
+    return out
