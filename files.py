@@ -91,7 +91,7 @@ class Journal:
                     raise InputError(f"{self.path}:{number}: no \"id\"; the file is damaged, remove it to make it again")
                 self.rows.setdefault(row["id"], {}).update(row)
 
-    def add(self, id, **values):
+    def add(self, id, /, **values):
         self.rows.setdefault(id, {"id": id}).update(values)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"id": id, **values}, ensure_ascii=False) + "\n")

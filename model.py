@@ -137,7 +137,10 @@ def rope_frequencies(config):
 
 class Linear(nn.Linear):
     """y = x Wᵀ + b in the dtype of x, plus, where `add_lora` attached one, scale · B(A(dropout(x))) in float32."""
-    lora_A = lora_B = None
+
+    def __init__(self, size_in, size_out, bias):
+        super().__init__(size_in, size_out, bias)
+        self.lora_A = self.lora_B = None
 
     def forward(self, x):
         bias = None if self.bias is None else self.bias.to(x.dtype)

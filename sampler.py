@@ -224,8 +224,8 @@ def token_logprobs(model, prompts, continuations, chunk=512):
     T = max(len(p) + len(c) for p, c in zip(prompts, continuations)) - 1
     inputs = torch.tensor([(row := p + c[:-1]) + [0] * (T - len(row)) for p, c in zip(prompts, continuations)], device=model.device)
     where = torch.tensor([i * T + len(p) - 1 + t for i, (p, c) in enumerate(zip(prompts, continuations)) for t in range(len(c))],
-                         device=model.device)
-    targets = torch.tensor([t for c in continuations for t in c], device=model.device)
+                         dtype=torch.long, device=model.device)
+    targets = torch.tensor([t for c in continuations for t in c], dtype=torch.long, device=model.device)
     h = model.hidden(inputs).flatten(0, 1)[where]                            # (N, d)
 
     def logprobs(h, targets):

@@ -1,6 +1,6 @@
 """data/fetch.py: downloads cut off, refused or wrong, from a server of the test's own; and the real checkpoint, if in ./llama.
 
-The facts of the real checkpoint are frozen from transformers 5.23.0, which read the same GGUF file with its own loader
+The facts of the real checkpoint are frozen from transformers 5.23.0, which read the same GGUF file with its own loader.
 One sentence differs on purpose: transformers splits the text of every such file as GPT-2 does,
 where this one says "smollm": digits one by one first, so that spaces before a digit stay together. The model agrees: of the 78
 training questions of GSM8K in which the two differ, it finds our ids the more probable in 76.

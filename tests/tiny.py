@@ -29,6 +29,8 @@ FAMILIES = {
 TEMPLATE = ("{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
             "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}")
 
+PAIRS = [([5, 90, 17, 33], [60, 61, 62, 200, 258]), ([1, 2, 3, 4, 5, 6, 7, 8, 9], [100, 3, 250, 7, 99, 12, 258])]  # (prompt, target) ids
+
 
 def config(family):
     architecture, changes = FAMILIES[family]
@@ -62,12 +64,14 @@ def shapes(c):
     return out
 
 
+def values(name, shape):
+    """The tensor of that name: normal numbers, drawn from the name alone."""
+    normal = np.random.Generator(np.random.Philox(zlib.crc32(name.encode()))).standard_normal(tuple(shape), dtype=np.float32)
+    return torch.from_numpy(1 + 0.2 * normal if "norm" in name else normal * (0.6 if "embed" in name else 0.3))
+
+
 def weights(c):
-    out = {}
-    for name, shape in shapes(c).items():
-        values = np.random.Generator(np.random.Philox(zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
-        out[name] = torch.from_numpy(1 + 0.2 * values if "norm" in name else values * (0.6 if "embed" in name else 0.3))
-    return out
+    return {name: values(name, shape) for name, shape in shapes(c).items()}
 
 
 def tokenizer():

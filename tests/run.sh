@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The whole suite: environment, default checkpoint (its tests are skipped where it cannot be fetched), pytest.
+# S3FT_DATA names a folder with the published data sets (gsm8k/…), if they are not fetched into data/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+./setup.sh
+./setup.sh --checkpoint || echo "run.sh: no default checkpoint; the tests that need it are skipped" >&2
+exec .venv/bin/python -m pytest -q "$@"

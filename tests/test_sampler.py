@@ -1,0 +1,138 @@
+"""sampler.py against decoding one prompt at a time with the whole model and no cache."""
+import random
+
+import model as llama
+import numpy as np
+import pytest
+import sampler
+import tiny
+import torch
+from files import InputError
+
+CAP = 90
+PROMPTS = [[r.randrange(256) for _ in range(r.randrange(1, 150))] for r in [random.Random(0)] for _ in range(30)]
+
+
+@pytest.fixture(scope="module", params=["smollm2", "mistral-window", "qwen3"])
+def pair(request, tmp_path_factory):
+    model, tokenizer = llama.load(tiny.checkpoint(tmp_path_factory.mktemp("ckpt"), request.param))
+    tokenizer.stop_ids |= set(range(0, 300, 31))  # a random model would seldom stop by itself
+    return model, tokenizer
+
+
+@torch.inference_mode()
+def one_at_a_time(model, tokenizer, prompt, pick):
+    ids, logprob = [], 0.0
+    while len(ids) < CAP and not (ids and ids[-1] in tokenizer.stop_ids):
+        row = model(torch.tensor([prompt + ids]))[0, -1]
+        ids.append(pick(row, len(ids)))
+        logprob += row.log_softmax(-1)[ids[-1]].item()
+    return ids, logprob
+
+
+@pytest.fixture(scope="module")
+def reference(pair):
+    return [one_at_a_time(*pair, p, lambda row, step: row.argmax().item()) for p in PROMPTS]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8, None])
+def test_greedy_equals_one_at_a_time(pair, reference, slots):
+    responses = sampler.generate(*pair, PROMPTS, CAP, slots=slots)
+    assert [r.ids for r in responses] == [ids for ids, _ in reference]
+    assert [r.logprob for r in responses] == pytest.approx([lp for _, lp in reference], abs=1e-3)
+    assert len({len(r.ids) for r in responses}) > 10 and {r.finish for r in responses} == {"stop", "length"}  # rows end at all times
+    for r in responses:
+        assert (r.finish == "stop") == (r.ids[-1] in pair[1].stop_ids)
+        assert r.text == pair[1].decode(r.ids[:-1] if r.finish == "stop" else r.ids)
+
+
+def test_order_and_company_do_not_matter(pair, reference):
+    chosen = random.Random(1).sample(range(len(PROMPTS)), 11)
+    responses = sampler.generate(*pair, [PROMPTS[i] for i in chosen], CAP, slots=4)
+    assert [r.ids for r in responses] == [reference[i][0] for i in chosen]
+
+
+def test_samples_are_a_function_of_seed_prompt_and_step(pair):
+    options = dict(temperature=1.3, top_p=0.9)
+    first = sampler.generate(*pair, PROMPTS, CAP, slots=5, seed=3, **options)
+    other = sampler.generate(*pair, PROMPTS[::-1], CAP, slots=11, seed=3, **options)[::-1]
+    assert [r.ids for r in first] == [r.ids for r in other]
+    assert [r.ids for r in first] != [r.ids for r in sampler.generate(*pair, PROMPTS, CAP, slots=5, seed=4, **options)]
+    for i in (0, 7):  # and equals one at a time
+
+        def pick(row, step, i=i):
+            u = sampler.random_numbers(3, PROMPTS[i], CAP)[step]
+            return sampler.choose(row[None], 1.3, 0.9, [u]).item()
+        assert one_at_a_time(*pair, PROMPTS[i], pick)[0] == first[i].ids
+
+
+def test_choice_follows_the_distribution():
+    logits = torch.tensor([[2.0, 0.0, 1.0, -1.0, 0.5]])
+    u = (np.arange(20_000) + 0.5) / 20_000
+    shares = sampler.choose(logits.expand(20_000, -1), 0.7, 1.0, u).bincount(minlength=5) / 20_000
+    torch.testing.assert_close(shares, (logits[0] / 0.7).softmax(-1), atol=2e-4, rtol=0)
+    p = logits[0].softmax(-1)
+    shares = sampler.choose(logits.expand(20_000, -1), 1.0, 0.8, u).bincount(minlength=5) / 20_000  # 0.58 + 0.21 < 0.8: three tokens
+    expected = torch.where(torch.tensor([True, False, True, False, True]), p, torch.zeros(5))
+    torch.testing.assert_close(shares, expected / expected.sum(), atol=2e-4, rtol=0)
+    assert sampler.choose(logits, 1.0, 0.8, [0.9999999]).item() in (0, 2, 4) and sampler.choose(logits, 0, 1.0, [0.0]).item() == 0
+
+
+def test_random_numbers_are_uniform_and_independent():
+    u = np.array([sampler.random_numbers(s, [1, p], 50) for s in range(10) for p in range(20)])
+    assert abs(u.mean() - 0.5) < 0.01 and np.abs(np.corrcoef(u.T) - np.eye(50)).max() < 0.35 and len(np.unique(u)) == u.size
+
+
+def test_finished_rows_make_room(pair, monkeypatch):
+    """Rows computed, summed over the steps, stay near the tokens written: no row is dragged along until the last one ends."""
+    computed = 0
+    decode = sampler.decode
+
+    def counted(model, cache, tokens, lengths):
+        nonlocal computed
+        computed += len(tokens)
+        assert cache.capacity < max(lengths) + 1 + 3 * sampler.BLOCK  # and the cache is no longer than it need be
+        return decode(model, cache, tokens, lengths)
+    monkeypatch.setattr(sampler, "decode", counted)
+    responses = sampler.generate(*pair, PROMPTS, CAP, slots=8)
+    assert computed < 1.35 * sum(len(r.ids) for r in responses)
+
+
+def test_on_done_is_called_once_a_prompt(pair):
+    seen = {}
+
+    def done(i, response):
+        assert i not in seen
+        seen[i] = response
+    responses = sampler.generate(*pair, PROMPTS, 20, slots=4, on_done=done)
+    assert [seen[i] for i in range(len(PROMPTS))] == responses
+    assert sampler.generate(*pair, [], 20) == []
+
+
+def test_prompts_that_do_not_fit_are_refused(pair):
+    with pytest.raises(InputError, match="prompt 1 has 500 tokens.* 512"):
+        sampler.generate(*pair, [[1], [1] * 500], 13)
+    assert len(sampler.generate(*pair, [[1] * 500], 12)[0].ids) <= 12
+    with pytest.raises(InputError, match="prompt 0 has 0 tokens"):
+        sampler.generate(*pair, [[]], 5)
+    with pytest.raises(InputError, match="pair 0"):
+        sampler.logprobs(pair[0], [[1] * 500], [[1] * 14])
+
+
+@torch.inference_mode()
+def test_logprobs(pair):
+    continuations = [[(7 * i + j) % 256 for j in range(i % 9)] for i in range(len(PROMPTS))]  # some are empty
+    expected = []
+    for p, c in zip(PROMPTS, continuations):
+        rows = pair[0](torch.tensor([p + c]))[0].log_softmax(-1)
+        expected.append(sum(rows[len(p) - 1 + n, t].item() for n, t in enumerate(c)))
+    for budget in (1, 400, 10_000):
+        assert sampler.logprobs(pair[0], PROMPTS, continuations, budget=budget) == pytest.approx(expected, abs=1e-3)
+
+
+def test_groups_keep_the_budget():
+    lengths = [random.Random(i).randrange(1, 300) for i in range(100)]
+    groups = sampler.group(lengths, 1000)
+    assert sorted(i for g in groups for i in g) == list(range(100))
+    assert all(len(g) * max(lengths[i] for i in g) <= 1000 for g in groups) and len(groups) < 25
+    assert sampler.group([5000, 1], 1000) == [[0], [1]]
