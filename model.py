@@ -147,8 +147,17 @@ class Linear(nn.Linear):
         y = F.linear(x, self.weight.to(x.dtype), bias)
         if self.lora_A is None:
             return y
-        z = F.dropout(x.float(), self.lora_dropout, self.training)
+        z = dropout(x.float(), self.lora_dropout) if self.training else x.float()
         return y + (self.lora_scale * self.lora_B(self.lora_A(z))).to(y.dtype)
+
+
+def dropout(x, p):
+    """F.dropout, to within 1/65536 of p, from 16 random bits an element: on a CPU drawn five times as fast (NOTES.md, "Dropout")."""
+    if p == 0:
+        return x
+    bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(-2 ** 63, None).view(torch.int16)
+    keep = bits[:x.numel()].view(x.shape) >= round(p * 65536) - 32768
+    return x * keep * (1 / (1 - p))
 
 
 class RMSNorm(nn.Module):

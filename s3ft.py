@@ -14,6 +14,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -79,7 +80,10 @@ def parse(argv=None):
 if __name__ == "__main__":
     ARGS = parse()  # before torch is imported: --help and wrong options answer at once
 
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # a thread that waits yields early: one busy neighbour no longer costs nine tenths
+import safetensors.torch
 import torch
+from tqdm import tqdm
 
 import judges
 import model as llama
@@ -109,6 +113,8 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args):
                                        "correct": verdict.correct, "reason": verdict.reason, "logprob": response.logprob, **measures}})
     if len(todo) < len(prompts):
         say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
+    if not todo:
+        return
     start = time.perf_counter()
     responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, on_done=done, progress=kind)
     add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
@@ -188,7 +194,7 @@ def train(model, rows, args, directory):
         say(f"{directory.name}: training goes on after step {first} of {len(steps)}")
     model.train()
     saved, cost, tokens, start = time.perf_counter(), 0.0, 0, time.perf_counter()
-    with open(log, "a", newline="") as file, sampler.tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar:
+    with open(log, "a", newline="") as file, tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar:
         writer = csv.writer(file)
         for step in range(first, len(steps)):
             began = time.perf_counter()
@@ -209,7 +215,7 @@ def train(model, rows, args, directory):
             writer.writerow([step + 1, f"{loss:.6f}", f"{rate:.3e}", f"{norm:.5f}", n, f"{seconds:.3f}", f"{n / seconds:.1f}"])
             bar.set_postfix_str(f"loss {loss:.3f}, {tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
             bar.update()
-            # Saving may take a twentieth of the time, and no more than the last ten seconds of work are ever lost to thrift.
+            # A kill costs at most ten seconds of work, or twenty times what saving costs where that is more.
             if step + 1 < len(steps) and time.perf_counter() - saved > max(10, 20 * cost):
                 file.flush()
                 saved = time.perf_counter()
@@ -254,12 +260,12 @@ def save_state(path, parameters, optimizer, step):
         moments = optimizer.state[p]
         tensors |= {name: p.detach(), f"{name}:m": moments["exp_avg"], f"{name}:v": moments["exp_avg_sq"]}
     with replace(path) as temporary:
-        llama.safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step)})
+        safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step)})
 
 
 def load_state(path, parameters, optimizer):
     """The step after which `path` was saved; fills weights and moments."""
-    with llama.safetensors.safe_open(path, "pt") as f:
+    with safetensors.safe_open(path, "pt") as f:
         step = int(f.metadata()["step"])
         for name, p in parameters.items():
             p.data.copy_(f.get_tensor(name))

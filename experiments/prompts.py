@@ -13,12 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-import torch  # noqa: E402
-
+import s3ft  # noqa: E402, first of all: it sets torch's environment
 import judges  # noqa: E402
 import model as llama  # noqa: E402
-import s3ft  # noqa: E402
 import sampler  # noqa: E402
+import torch  # noqa: E402
 from data import gsm8k  # noqa: E402
 
 ANSWER = {
@@ -28,6 +27,10 @@ ANSWER = {
     "boxed": "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
     "marker": "{question}\n\nThink step by step. End with a last line of the form: #### number",
     "answer line": "{question}\n\nSolve the problem step by step. Then write the final number on a last line that starts with \"Answer:\".",
+    "steps, then sentence": ("Solve this problem step by step and show each calculation.\n\n{question}\n\n"
+                             "After the last step, write \"The answer is\" and the final number."),
+    "explain first": ("{question}\n\nLet's think step by step: first explain each calculation, one a line. When all calculations are "
+                      "done, finish with the line \"The answer is N\", where N is the final number."),
     "example": ("Question: A box holds 4 red pens and twice as many blue pens. How many pens are in 3 boxes?\n"
                 "Answer: A box has 4 * 2 = 8 blue pens. So a box has 4 + 8 = 12 pens. Three boxes have 3 * 12 = 36 pens. "
                 "The answer is 36.\n\nQuestion: {question}\nAnswer:"),
@@ -49,6 +52,7 @@ def main():
     p.add_argument("--rows", type=int, default=100)
     p.add_argument("--data", default=ROOT / "data" / "gsm8k")
     p.add_argument("--paraphrase", action="store_true")
+    p.add_argument("--only", metavar="NAMES", help="semicolon-separated wordings (default: all)")
     p.add_argument("--texts", type=int, default=0, help="print so many responses of each wording")
     args = p.parse_args()
     model, tokenizer = llama.load(args.ckpt, getattr(torch, s3ft.default_dtype("cpu")))
@@ -57,6 +61,8 @@ def main():
     ask = gsm8k.PROMPT.partition("{question}")[2]
     print("| wording | finished | right | " + ("with substance | words / gold's | numbers kept | copies |" if args.paraphrase else "mean tokens | most frequent reasons |"))
     for name, wording in (PARAPHRASE if args.paraphrase else ANSWER).items():
+        if args.only and name not in args.only.split(";"):
+            continue
         if args.paraphrase:
             prompts = [wording.format(prompt=e.prompt, gold=e.gold) for e in examples]
         else:

@@ -41,4 +41,15 @@ with tempfile.TemporaryDirectory() as directory:
     golden["lora"] = {"loss": loss.item(), "gradients": {
         name.replace(".default", "").removeprefix("base_model.model."): [p.grad.sum().item(), p.grad.norm().item()]
         for name, p in model.named_parameters() if p.requires_grad}}
+
+# One story of the default checkpoint (python data/fetch.py checkpoint llama), greedy in float32.
+CKPT = Path(__file__).parents[1] / "llama"
+tokenizer = transformers.AutoTokenizer.from_pretrained(CKPT)
+model = transformers.AutoModelForCausalLM.from_pretrained(CKPT, dtype=torch.float32)
+golden["story"] = []
+for text in ("Tell me a story about a llama who learns to count.", "What is 17 + 25? Explain.", "Name three rivers."):
+    prompt = tokenizer(tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False),
+                       add_special_tokens=False, return_tensors="pt").input_ids
+    ids = model.generate(prompt, max_new_tokens=100, do_sample=False)[0, prompt.shape[1]:].tolist()
+    golden["story"].append({"text": text, "prompt": prompt[0].tolist(), "ids": ids})
 Path(__file__).with_name("golden.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")

@@ -3,13 +3,13 @@ import argparse
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import judges
+import kill
 import model as llama
 import pytest
 import report
@@ -325,13 +325,6 @@ RUN = ["--task", "gsm8k", "--method", "sft,s3ft", "--limit", "10", "--eval-limit
        "--batch", "4", "--dtype", "float32"]
 
 
-def outputs(run):
-    """What must not depend on interruptions: targets, adapters, scores, and train.csv without its timings."""
-    found = {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.name in ("targets.jsonl", "adapter_model.safetensors",
-                                                                                         "model.safetensors", "eval.json", "candidates.jsonl")}
-    return found | {str(f): [line.split(",")[:5] for line in f.read_text().splitlines()] for f in ()}
-
-
 def test_the_whole_command_and_kill_9(tmp_path):
     """One run undisturbed; one killed again and again at moments spread over it, continued each time; one more for nothing."""
     ckpt = tiny.checkpoint(tmp_path / "ckpt", max_position_embeddings=2048)
@@ -349,23 +342,12 @@ def test_the_whole_command_and_kill_9(tmp_path):
         assert (tmp_path / "a" / name).exists(), name
     assert not list((tmp_path / "a").rglob("*.tmp")) and not list((tmp_path / "a").rglob("state.safetensors"))
 
-    for share in (0.4, 0.55, 0.7, 0.85):
-        process = subprocess.Popen([sys.executable, ROOT / "s3ft.py", *RUN, "--ckpt", ckpt, "--out", tmp_path / "b"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
-        try:
-            process.wait(took * share)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-    again = s3ft_command(*RUN, "--ckpt", ckpt, "--out", tmp_path / "b")
+    again = kill.run_with_kills([*RUN, "--ckpt", ckpt], tmp_path / "b", [took * share for share in (0.45, 0.6, 0.6, 0.7)])
     assert again.returncode == 0, again.stderr
-    assert outputs(tmp_path / "a").keys() == outputs(tmp_path / "b").keys()
-    for name, content in outputs(tmp_path / "a").items():
-        if name != "candidates.jsonl":  # its log-probabilities differ in the last bits with the company in the batch
-            assert outputs(tmp_path / "b")[name] == content, name
+    assert kill.outputs(tmp_path / "a") == kill.outputs(tmp_path / "b")
 
-    before = outputs(tmp_path / "b")
+    before = kill.outputs(tmp_path / "b")
     third = s3ft_command(*RUN, "--ckpt", ckpt, "--out", tmp_path / "b")
-    assert third.returncode == 0 and outputs(tmp_path / "b") == before
+    assert third.returncode == 0 and kill.outputs(tmp_path / "b") == before
     assert "continues where it stopped" in third.stderr and "is trained already" in third.stderr
     assert json.loads(third.stdout)["scores"] == figures["scores"]
