@@ -50,7 +50,7 @@ def parse(argv=None):
     p.add_argument("--eval-limit", type=int, metavar="N", help="test on the first N examples after a seeded shuffle")
     p.add_argument("--eval-only", action="store_true", help="score the checkpoint and stop")
     p.add_argument("--show", type=int, default=0, metavar="N", help="print N rows as they are learnt, prompt and target apart")
-    p.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest response")
+    p.add_argument("--max-new-tokens", type=int, default=400, metavar="N", help="longest response")
     p.add_argument("--substance", choices=["on", "off"], default="on",
                    help="off: a paraphrase needs the judge's word alone, as in the paper (see `acceptable`)")
     p.add_argument("--epochs", type=int, default=2)

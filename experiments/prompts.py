@@ -29,8 +29,7 @@ ANSWER = {
     "answer line": "{question}\n\nSolve the problem step by step. Then write the final number on a last line that starts with \"Answer:\".",
     "steps, then sentence": ("Solve this problem step by step and show each calculation.\n\n{question}\n\n"
                              "After the last step, write \"The answer is\" and the final number."),
-    "explain first": ("{question}\n\nLet's think step by step: first explain each calculation, one a line. When all calculations are "
-                      "done, finish with the line \"The answer is N\", where N is the final number."),
+    "explain first": gsm8k.PROMPT,
     "example": ("Question: A box holds 4 red pens and twice as many blue pens. How many pens are in 3 boxes?\n"
                 "Answer: A box has 4 * 2 = 8 blue pens. So a box has 4 + 8 = 12 pens. Three boxes have 3 * 12 = 36 pens. "
                 "The answer is 36.\n\nQuestion: {question}\nAnswer:"),

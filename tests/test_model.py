@@ -189,6 +189,17 @@ def test_lora_dropout_acts_in_training_only(tmp_path):
     assert torch.equal(one, logits(model))
 
 
+def test_dropout_drops_a_share_and_keeps_the_mean():
+    x = torch.rand(301, 403) + 1
+    y = llama.dropout(x, 0.1)
+    kept = y != 0
+    assert (~kept).float().mean() == pytest.approx(0.1, abs=0.004) and llama.dropout(x, 0.0) is x
+    torch.testing.assert_close(y[kept], x[kept] / 0.9)
+    assert abs((~kept).float().mean(0) - 0.1).max() < 0.1 and abs((~kept).float().mean(1) - 0.1).max() < 0.1  # no row or column more
+    neighbours = ((~kept)[:, 1:] & (~kept)[:, :-1]).float().mean()
+    assert neighbours == pytest.approx(0.01, abs=0.002)  # independent
+
+
 # --------------------------------------------------------------------------------------------------------------------- template
 
 def specials(ids):
