@@ -47,7 +47,7 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})")
 
 
@@ -60,8 +60,8 @@ def read_jsonl(path):
                     continue
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{path}:{number}: not JSON ({error.msg}); mend or remove this line")
+                except (ValueError, RecursionError) as error:  # broken, a number of 5,000 digits, nested a thousand deep
+                    raise InputError(f"{path}:{number}: not JSON ({getattr(error, 'msg', error)}); mend or remove this line")
                 if not isinstance(row, dict):
                     raise InputError(f"{path}:{number}: a JSON object was expected, found {type(row).__name__}")
                 yield number, row

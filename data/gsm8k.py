@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data import Example
 from files import InputError, read_jsonl
+from judges import quantity
 
 # Chosen by measurement among nine wordings on two checkpoints (NOTES.md, "The request for the final answer").
 PROMPT = """{question}
@@ -26,6 +27,8 @@ def load(directory, split):
         solution, mark, answer = row["answer"].rpartition("\n#### ")
         if not mark or not solution.strip() or not answer.strip():
             raise InputError(f"{file}:{line}: \"answer\" should be a solution and a last line \"#### number\"")
+        if quantity(answer) is None:
+            raise InputError(f"{file}:{line}: the final answer {answer[:60]!a} is not one number")
         examples.append(Example(f"{split}.jsonl:{line}", PROMPT.format(question=row["question"].strip()),
                                 re.sub(r"<<[^<>]*>>", "", row["answer"]).strip(), {"answer": answer.strip()}))
     if not examples:

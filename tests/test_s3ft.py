@@ -306,6 +306,7 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, args, message):
 @pytest.mark.parametrize("line, message", [
     ('{"question": "q"}', "\"answer\" should be"), ('{"question": "", "answer": "a\\n#### 1"}', "\"question\" should be"),
     ('{"question": "q", "answer": "no mark"}', "last line"), ('{"question": 3, "answer": "a\\n#### 1"}', "\"question\" should be"),
+    ('{"question": "q", "answer": "a\\n#### 7 or 8"}', "'7 or 8' is not one number"), ("[" * 100_000, "not JSON"), ("9" * 5000, "not JSON"),
     ('[1]', "object was expected"), ('{"question": "q", "answer": "a\\n#### "}', "last line"),
 ])
 def test_bad_rows_are_named_by_file_and_line(tmp_path, line, message):
