@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 
 # What the base model is asked for when its own response was wrong: [x; y] -> ỹ. The prompt x itself stands in the task's file.
+# Chosen among four wordings on two checkpoints (NOTES.md, "The request for a paraphrase").
 PARAPHRASE = """{prompt}
 
-Here is a correct solution:
+Reference solution:
 {gold}
 
-Write this solution again in your own words, as you would have answered yourself. Keep every step, every number and the final \
-answer. Do not mention that a solution was given."""
+Use the reference solution as a guide and write your own solution to the problem, step by step."""
 
 # A target is the first acceptable candidate of its policy; a row without one is left out. One table of candidates serves all.
 POLICIES = {

@@ -35,9 +35,9 @@ ANSWER = {
                 "The answer is 36.\n\nQuestion: {question}\nAnswer:"),
 }
 PARAPHRASE = {
-    "own words": s3ft.PARAPHRASE,
-    "guide": ("{prompt}\n\nReference solution:\n{gold}\n\nUse the reference solution as a guide and write your own solution to the "
-              "problem, step by step."),
+    "own words": ("{prompt}\n\nHere is a correct solution:\n{gold}\n\nWrite this solution again in your own words, as you would have "
+                  "answered yourself. Keep every step, every number and the final answer. Do not mention that a solution was given."),
+    "guide": s3ft.PARAPHRASE,
     "rewrite": ("Problem: {prompt}\n\nSolution: {gold}\n\nRewrite this solution in your own words. Keep all steps and numbers. Reply "
                 "with the rewritten solution only."),
     "tutor": ("{prompt}\n\n(For you alone, the teacher's solution: {gold})\n\nNow explain the solution to a student in your own words, "
