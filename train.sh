@@ -6,4 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")"
 ./setup.sh --checkpoint
 exec .venv/bin/python s3ft.py --task gsm8k --ckpt llama --data data/sample/gsm8k --method sft,s3ft \
-  --limit 100 --eval-limit 100 --epochs 1 --batch 4 --out runs/sample "$@"
+  --limit 100 --eval-limit 100 --max-new-tokens 200 --epochs 1 --batch 4 --out runs/sample "$@"
