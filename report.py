@@ -12,11 +12,11 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: .5rem 0; } th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #ddd; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } .scroll { overflow-x: auto; }
-.bar { display: flex; height: 1.4rem; max-width: 40rem; margin: .2rem 0 .8rem; } .bar span { color: #fff; font-size: .8rem; overflow: hidden; padding: .1rem 0 0 .3rem; box-sizing: border-box; }
+.figures td { white-space: nowrap; } .scroll { overflow-x: auto; }
+.bar { display: flex; height: 1.4rem; max-width: 40rem; margin: .2rem 0 .8rem; }
 .self { background: #0072b2; } .paraphrase { background: #b35900; } .gold { background: #555; }
 article { border-left: 4px solid #ccc; padding: .1rem 0 .1rem 1rem; margin: 1rem 0; } pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; font: 14px/1.45 ui-monospace, monospace; }
-small { color: #555; } details { margin: .5rem 0; }
+small { color: #555; } .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 0; }
 """
 
 
@@ -40,11 +40,11 @@ def text(scores, counts):
 
 
 def mix(counts):
-    """A bar of the target's sources."""
+    """A bar of the target's sources over its key."""
     total = sum(counts.values()) or 1
-    return '<div class="bar">' + "".join(
-        f'<span class="{s}" style="width:{100 * n / total:.2f}%" title="{SOURCES[s]}: {n}">{SOURCES[s]} {100 * n / total:.0f} %</span>'
-        for s, n in counts.items() if n) + "</div>"
+    bar = "".join(f'<span class="{s}" style="width:{100 * n / total:.2f}%"></span>' for s, n in counts.items())
+    key = " &nbsp; ".join(f'<span class="key {s}"></span>{SOURCES[s]} {n} ({100 * n / total:.0f} %)' for s, n in counts.items())
+    return f'{key}<div class="bar">{bar}</div>'
 
 
 def measures(out):
@@ -58,10 +58,11 @@ def measures(out):
 
 
 def html_table(rows, header=True):
+    """A table; one with a header holds figures, whose cells do not wrap."""
     cells = [[html.escape(c) for c in row] for row in rows]
     head = "<tr>" + "".join(f"<th>{c}</th>" for c in cells[0]) + "</tr>" if header else ""
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in cells[header:])
-    return f'<div class="scroll"><table>{head}{body}</table></div>'
+    return f'<div class="scroll"><table class="{"figures" if header else ""}">{head}{body}</table></div>'
 
 
 def examples(out, method):
@@ -90,7 +91,7 @@ def write(out, scores, counts):
     config = read_json(out / "config.json")
     parts = ["<h1>S3FT run</h1>", html_table(table(scores, counts)), "<small>scores in % with 95 % Wilson intervals; targets by source</small>"]
     if counts:
-        parts.append("<h2>Where the targets come from</h2>" + "".join(f"<div>{html.escape(m)}</div>{mix(c)}" for m, c in counts.items()))
+        parts.append("<h2>Where the targets come from</h2>" + "".join(f"<div><b>{html.escape(m)}</b> &nbsp; {mix(c)}</div>" for m, c in counts.items()))
         if rows := measures(out):
             parts.append("<h2>Paraphrases</h2>" + html_table(rows, header=False))
         method = "s3ft" if "s3ft" in counts else list(counts)[-1]

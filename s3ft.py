@@ -116,7 +116,8 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args):
     if not todo:
         return
     start = time.perf_counter()
-    responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, on_done=done, progress=kind)
+    responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, on_done=done,
+                                 progress=f"{journal.path.parent.name}: {kind}")
     add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
 
 
