@@ -344,7 +344,7 @@ def claim(out, settings):
     file = out / "config.json"
     if file.exists():
         old = read_json(file)
-        for name in settings.keys() | old.keys():
+        for name in {**settings, **old}:
             if old.get(name) != settings.get(name):
                 raise InputError(f"{out}: was made with {name} = {old.get(name)!r}, now it is {settings.get(name)!r}; "
                                  "use the same settings or another --out")
