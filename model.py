@@ -297,7 +297,7 @@ def shards(path):
 def load(path, dtype=torch.float32, device="cpu"):
     """(model, tokenizer) of a Hugging Face directory; weights in `dtype` on `device`.
 
-    Files are memory-mapped and read tensor by tensor: peak memory is the model plus one tensor. InputError where a tensor is
+    Files are memory-mapped and read tensor by tensor: peak memory is the model plus one mapped shard. InputError where a tensor is
     missing, extra or of another shape, and where the configuration asks for something that is not computed here.
     """
     path = Path(path)

@@ -186,7 +186,7 @@ def run_training(path, monkeypatch, die_after=None, **changes):
         model, _ = llama.load(tiny.checkpoint(path / "ckpt", "qwen2"))
         if not args.full:
             llama.add_lora(model, 4, 8, 0.2)
-        save, finite = s3ft.save_state, math.isfinite
+        save = s3ft.save_state
         with monkeypatch.context() as m:
             clock = iter(range(0, 10 ** 9, 11))
             m.setattr(s3ft.time, "perf_counter", lambda: next(clock))  # so that every step is saved
@@ -200,7 +200,7 @@ def run_training(path, monkeypatch, die_after=None, **changes):
                 s3ft.train(model, ROWS, args, path / "arm")
                 break
             except KeyboardInterrupt:
-                assert attempt == 1 and finite(1)
+                assert attempt == 1
     rows = [line.split(",")[:5] for line in (path / "arm/train.csv").read_text().splitlines()]
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, rows
 
