@@ -176,13 +176,16 @@ def rotate(x, cos, sin):
 
 
 def causal_attention(q, k, v, window=None):
-    """q (B, H, T, hd), k and v (B, KV, T, hd) -> (B, H, T, hd); with a window w, position i sees i-w+1 .. i."""
-    groups, T = q.shape[1] // k.shape[1], q.shape[2]
+    """q (B, H, T, hd) of the last T of S positions, k and v (B, KV, S, hd) -> (B, H, T, hd).
+
+    With a window w, position i sees i-w+1 .. i.
+    """
+    groups, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    if window is None or T <= window:
+    if T == S and (window is None or S <= window):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    distance = torch.arange(T, device=q.device)[:, None] - torch.arange(T, device=q.device)  # (T, T)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < window))
+    distance = torch.arange(S - T, S, device=q.device)[:, None] - torch.arange(S, device=q.device)  # (T, S)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < (window or S)))
 
 
 class Attention(nn.Module):

@@ -3,8 +3,8 @@
     responses = generate(model, tokenizer, prompts, max_new_tokens=256)     # prompts: lists of token ids, any lengths
     sums = logprobs(model, prompts, continuations)                          # log p(continuation | prompt), natural log
 
-`generate` keeps a number of rows ("slots") in flight: prompts are read longest first and several at a time, every step adds one
-token to each live row, and new prompts take the place of finished ones. Not covered: beam search, penalties, speculative
+`generate` keeps a number of rows ("slots") in flight: what all prompts begin with is read once, the rest longest first and several
+at a time; every step adds one token to each live row, and new prompts take the place of finished ones. Not covered: beam search, penalties, speculative
 decoding. Tasks, judges and training are elsewhere.
 """
 import hashlib
@@ -87,16 +87,33 @@ def default_slots(model, longest):
     return max(1, min(256 if cuda else 64, free // 4 // row))
 
 
-def prefill(model, cache, first, prompts):
-    """Read `prompts` into the cache's rows first, first + 1, …; hidden states (n, d) at their last tokens."""
-    n, T = len(prompts), max(map(len, prompts))
-    ids = torch.tensor([p + [0] * (T - len(p)) for p in prompts], device=model.device)    # (n, T), padded on the right,
+def prefill(model, cache, first, prompts, shared=()):
+    """Read `prompts` into the cache's rows first, first + 1, …; hidden states (n, d) at their last tokens.
+
+    shared: keys and values (2, KV, P, hd) a layer of the P tokens with which all of them begin, where these are known.
+    """
+    n, T, P = len(prompts), max(map(len, prompts)), shared[0].shape[2] if shared else 0
+    ids = torch.tensor([p[P:] + [0] * (T - len(p)) for p in prompts], device=model.device)  # (n, T - P), padded on the right,
 
     def attend(layer, q, k, v):                                              # where causal attention never looks
-        cache[layer][0, first:first + n, :, :T], cache[layer][1, first:first + n, :, :T] = k, v
-        return causal_attention(q, k, v, model.config.windows[layer])
-    last = torch.tensor([len(p) - 1 for p in prompts], device=model.device)
-    return model.hidden(ids, attend=attend)[torch.arange(n, device=model.device), last]
+        kv = torch.stack([k, v])                                             # (2, n, KV, T - P, hd)
+        if shared:
+            kv = torch.cat([shared[layer][:, None].expand(-1, n, -1, -1, -1), kv], dim=3)
+        cache[layer][:, first:first + n, :, :T] = kv
+        return causal_attention(q, *kv, model.config.windows[layer])
+    h = model.hidden(ids, torch.arange(P, T, device=model.device)[None], attend)            # (n, T - P, d)
+    last = torch.tensor([len(p) - 1 - P for p in prompts], device=model.device)
+    return h[torch.arange(n, device=model.device), last]
+
+
+def read_shared(model, cache, prompts):
+    """Keys and values (2, KV, P, hd) a layer of the tokens with which all prompts begin; each prompt keeps one of its own."""
+    P = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)  # of lists too, whatever its name
+    if len(prompts) == 1 or P == 0:
+        return ()
+    cache.resize([], 1, round_up(P))
+    prefill(model, cache, 0, [prompts[0][:P]])
+    return [cache[layer][:, 0, :, :P].clone() for layer in range(cache.layers)]
 
 
 def decode(model, cache, tokens, lengths):
@@ -156,6 +173,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
     longest = max(map(len, prompts)) + max_new_tokens
     slots = min(slots or default_slots(model, longest), len(prompts))
     cache, rows, out, written = Cache(model, slots, longest), [], [None] * len(prompts), 0
+    shared = read_shared(model, cache, prompts)                              # a system prompt, examples in context: read once
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))     # popped from the end: longest first
     bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None)
 
@@ -190,7 +208,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
             rows = live + new
         if new:
             for n in range(len(live), len(rows), 16):                        # of like length: 16 together hold little padding
-                accept(rows[n:n + 16], prefill(model, cache, n, [prompts[r.index] for r in rows[n:n + 16]]))
+                accept(rows[n:n + 16], prefill(model, cache, n, [prompts[r.index] for r in rows[n:n + 16]], shared))
         else:
             h = decode(model, cache, [r.ids[-1] for r in rows], [r.length for r in rows])
             for row in live:

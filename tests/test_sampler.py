@@ -52,6 +52,23 @@ def test_order_and_company_do_not_matter(pair, reference):
     assert [r.ids for r in responses] == [reference[i][0] for i in chosen]
 
 
+def test_what_all_prompts_begin_with_is_read_once(pair, monkeypatch):
+    prefix = [random.Random(2).randrange(256) for _ in range(77)]
+    prompts = [prefix + p[:60] for p in PROMPTS[:9]] + [prefix + PROMPTS[0][:1]]
+    read, hidden = 0, llama.Transformer.hidden
+
+    def counted(model, ids, positions=None, attend=None):
+        nonlocal read
+        read += ids.numel() if ids.shape[1] > 1 or len(ids) == 1 else 0
+        return hidden(model, ids, positions, attend)
+    with monkeypatch.context() as m:
+        m.setattr(llama.Transformer, "hidden", counted)
+        sampler.generate(*pair, prompts, 1)
+    assert read < 77 + 10 * 61
+    responses = sampler.generate(*pair, prompts, CAP, slots=4)
+    assert [r.ids for r in responses] == [one_at_a_time(*pair, p, lambda row, step: row.argmax().item())[0] for p in prompts]
+
+
 def test_samples_are_a_function_of_seed_prompt_and_step(pair):
     options = dict(temperature=1.3, top_p=0.9)
     first = sampler.generate(*pair, PROMPTS, CAP, slots=5, seed=3, **options)
