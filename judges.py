@@ -16,8 +16,12 @@ the caller to see, by its finish reason.
 """
 import argparse
 import json
+import os
+import queue
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -227,30 +231,58 @@ def substance(response, gold):
             "numbers": len(golds & ours) / len(golds) if golds else 1.0, "copy": words == gold_words}
 
 
-# -- Command line ---------------------------------------------------------------------------------------------------------
+# -- Exact match ----------------------------------------------------------------------------------------------------------
 
-JUDGES = {"numeric": (numeric, {"answer": str})}  # a judge, and the fields of its rows beside "response"
-KINDS = {str: "a string", bool: "true or false"}
+def exact(response, example):
+    """Whether the response is example.check["answer"], but for white space and case: classification and the like."""
+    said, gold = (" ".join(text.casefold().split()) for text in (response, example.check["answer"]))
+    return Verdict(True, "right") if said == gold else Verdict(False, f"another text: {said[:60]!a}" if said else "empty")
+
+
+# -- Judges by name, and their command line -------------------------------------------------------------------------------
+
+# What the rows of a judge hold beside "response": {field: (kind, value where it is absent; None: it has to be there)}.
+JUDGES = {
+    "numeric": (numeric, {"answer": (str, None)}),
+    "exact": (exact, {"answer": (str, None)}),
+}
+KINDS = {str: "a text", bool: "true or false", list: "a list of texts"}
+
+
+def check_fields(fields, row):
+    """{field: value} of a row; InputError names the field that is missing or of another kind."""
+    values = {name: row.get(name, default) for name, (_, default) in fields.items()}
+    for name, (kind, _) in fields.items():
+        if not isinstance(values[name], kind) or kind is list and not all(isinstance(v, str) for v in values[name]):
+            raise InputError(f'"{name}" should be {KINDS[kind]}')
+    return values
 
 
 def main():
     parser = argparse.ArgumentParser(description="Judge rows of responses: one JSON verdict a row, in order, on stdout.")
     parser.add_argument("judge", choices=JUDGES)
-    parser.add_argument("rows", metavar="ROWS.jsonl")
+    parser.add_argument("rows", metavar="ROWS.jsonl", help="or - for a pipe")
     args = parser.parse_args()
     judge, fields = JUDGES[args.judge]
-    pairs = []  # (verdict, label)
-    for number, row in read_jsonl(args.rows):
+    rows = []  # (line number, response, check, label); all of them are read before the first is judged
+    for number, row in read_jsonl("/dev/stdin" if args.rows == "-" else args.rows):
         try:
-            for name, kind in {"response": str, **fields, **({"correct": bool} if "correct" in row else {})}.items():
-                if not isinstance(row.get(name), kind):
-                    raise InputError(f'"{name}" should be {KINDS[kind]}')
-            verdict = judge(row["response"], Example(str(number), "", "", {name: row[name] for name in fields}))
+            label = check_fields({"correct": (bool, None)}, row)["correct"] if "correct" in row else None
+            rows.append((number, check_fields({"response": (str, None)}, row)["response"], check_fields(fields, row), label))
         except InputError as error:
             raise InputError(f"{args.rows}:{number}: {error}; mend this row")
-        print(json.dumps(verdict._asdict()))
-        if "correct" in row:
-            pairs.append((verdict.correct, row["correct"]))
+
+    def judge_row(row):
+        number, response, check, _ = row
+        try:
+            return judge(response, Example(str(number), "", "", check))
+        except InputError as error:
+            raise InputError(f"{args.rows}:{number}: {error}; mend this row")
+    pairs = []  # (verdict, label)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for verdict, (*_, label) in zip(pool.map(judge_row, rows), rows):
+            print(json.dumps(verdict._asdict()), flush=True)
+            pairs += [(verdict.correct, label)] if label is not None else []
     if pairs:
         print(f"{len(pairs)} rows, {sum(said == label for said, label in pairs)} agreements, "
               f"{pairs.count((True, False))} false accepts, {pairs.count((False, True))} false rejects", file=sys.stderr)
