@@ -4,6 +4,7 @@ A judge is a function (response, example) -> Verdict. They lean to "wrong": a fa
 false "wrong" costs one paraphrase. Nothing a model wrote is evaluated, and the time is linear in its length.
 
     python judges.py numeric ROWS.jsonl     rows {"response", "answer"}, optionally "correct": true or false
+    python judges.py reading ROWS.jsonl     rows {"response", "answers"}, optionally "question", "correct"
 
 prints one JSON verdict a row, in order, and, where rows carry "correct", a last line on stderr that counts agreements.
 
@@ -13,18 +14,36 @@ It does NOT follow the working, look for a last number, evaluate an expression, 
 "$5", "5 apples", "5 cents" and "5%" are all 5, because golds carry no unit (so "25%" is right where the gold is 25, and
 wrong where it is 0.25). Scale words are read: "5 thousand" is 5000, "6 dozen" is 72. That a response did not finish is for
 the caller to see, by its finish reason.
+
+`reading` is for short answers about a passage. Right is a response that equals a gold but for case, accents, punctuation,
+spacing, grouping commas, number words ("forty-two"), the order of a date, an opening article or preposition; or one that names
+one gold once and for the rest repeats the question, neither negated nor hedged, in an order that keeps who did what to whom.
+Where there is no gold, each sentence has to abstain. It does NOT read the passage or know synonyms, aliases, parts of a name
+("Washington"), titles before one, lists made of several golds, or other units; other wordings than the question's are wrong.
 """
 import argparse
+import ast
+import builtins
+import functools
+import hashlib
+import itertools
 import json
+import math
+import operator
 import os
 import queue
 import re
 import sys
+import textwrap
 import threading
+import unicodedata
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+import sandbox
 from data import Example
 from files import InputError, read_jsonl
 
@@ -239,12 +258,421 @@ def exact(response, example):
     return Verdict(True, "right") if said == gold else Verdict(False, f"another text: {said[:60]!a}" if said else "empty")
 
 
+# -- Reading: text as tokens that keep what a number, a unit and a name mean ----------------------------------------------
+
+ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen").split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+NAMED = {**{word: n for n, word in enumerate(ONES)}, **{word: 10 * n for n, word in enumerate(TENS, 2)}}
+RANKED = {**{word: n for n, word in enumerate(
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 1)},
+    **{word + "th": n for word, n in NAMED.items() if 12 < n < 20}, **{word[:-1] + "ieth": NAMED[word] for word in TENS}}
+BELOW_100 = rf"(?:(?:{'|'.join(TENS)})(?: (?:{'|'.join(ONES[1:10])}))?|{'|'.join(ONES)})"
+LARGE = "thousand|million|billion|trillion"
+MONTH = (r"\b(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+         r"|nov(?:ember)?|dec(?:ember)?)\b")
+TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)+|(?<!\w)\.[0-9]+|[0-9]+(?:st|nd|rd|th)\b|[0-9]+|'s\b|[^\W\d_][^\W_]*"
+                   r"|[^\s!\"'(),.:;?\[\]{}*_`|«»¿¡·。、]")  # all but punctuation
+
+
+def figures(match):
+    """"two hundred forty two" and "3.5 million" in figures."""
+    value = Decimal(0)
+    for word in match[0].split():
+        value = value * SCALE[word] if word in SCALE else value + Decimal(NAMED.get(word, word))
+    return f"{value.normalize():f}"
+
+
+SPELLINGS = [(re.compile(pattern), new) for pattern, new in [  # of the text
+    ("''|``", '"'), ("⁄", "/"), (r"\bca(?= ?n't\b)", "can"), (r"\bwo(?= ?n't\b)", "will"), (r" ?n't\b", " not"), (r"\bcannot\b", "can not"),
+    ("&", " and "), (r"\b([a-z])\s?\.\s?(?=[a-z]\s?\.)", r"\1"),  # J. R. R. Tolkien, U.S.
+    (r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])", lambda match: match[0].replace(",", "")),
+    ("[-—]+", "-"), (r"(?<=[^\W\d_])( *)-\1(?=[0-9])", " "), (r"-(?! *[$€£]?\.?[0-9])", " ")]]  # it stays as a minus or a range
+REWORDINGS = [(re.compile(pattern), new) for pattern, new in [  # of the tokens, one space apart
+    (r"\bper ?cent\b", "%"), (rf"\b(?:({'|'.join(TENS)}) )?({'|'.join(RANKED)})\b",
+                              lambda match: f"{NAMED.get(match[1], 0) + RANKED[match[2]]}th"),
+    (rf"(?<!\.)\b(?:{BELOW_100}(?: hundred(?: {BELOW_100})?)?|[0-9]{{1,12}}(?:\.[0-9]{{1,6}})?(?= (?:hundred|{LARGE})\b)"
+     rf"(?: hundred)?)(?: (?:{LARGE}))?\b", figures),
+    (r"\b([0-9]+)(?:st|nd|rd)\b", r"\1th"), (r"\bminus (?=[0-9])", "- "), (r"(?:\bfrom )?\b([0-9]+) to (?=[0-9])", r"\1 - "),
+    (rf"\b([0-9]{{1,2}})(?:th)? (?:of )?{MONTH}(?! [0-9]{{1,2}}\b)", r"\2 \1"),
+    (rf"{MONTH} ([0-9]+)(?:th)?\b", lambda match: f"{match[1][:3]} {match[2]}")]]
+
+
+def tokens(text):
+    """The words and signs of a text, whatever its case, accents, quotes and commas, numbers in figures, months before days."""
+    text = re.sub("[¼-¾⅐-⅟]", r" \g<0>", re.sub("[²³¹⁰-⁹]+", r"^\g<0>", text.translate(CHARACTERS)))  # 7² is not 72
+    text = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text).casefold())
+    for pattern, new in SPELLINGS:
+        text = pattern.sub(new, text)
+    text = " ".join(TOKEN.findall(text))
+    for pattern, new in REWORDINGS:
+        text = pattern.sub(new, text)
+    return text.split()
+
+
+FORMS = {form: verb for verb, *forms in map(str.split, """
+    write wrote written, sing sang sung, win won, make made, build built, begin began begun, hold held, take took taken
+    find found, come came, become became, give gave given, lead led, draw drew drawn, shoot shot, fight fought, teach taught
+    bring brought, buy bought, lose lost, say said, tell told, go went gone, get got, fly flew, know knew known, grow grew grown
+    steal stole stolen, keep kept, meet met, sell sold, rise rose risen, fall fell fallen, eat ate, see saw seen
+    choose chose chosen, wear wore worn, stand stood, lay laid, speak spoke spoken, run ran, beat beaten
+    """.strip().replace("\n", ",").split(",")) for form in forms}
+
+
+def stem(word):
+    """One form, more or less, for the forms of a verb or a noun: "wrote" and "written", "produce" and "producing"."""
+    return re.sub(r"(..)(?:ing|ies|ied|ed|es|s|e|y)$", r"\1", FORMS.get(word, word))
+
+
+# -- Reading: what may stand around an answer -----------------------------------------------------------------------------
+
+MORE = 60  # words of a response beyond those of the longest gold
+ARTICLES, ASKING = {"a", "an", "the"}, set("who whom whose which what when where why how".split())
+BE, DO, HAVE = set("is are was were be been being am 's".split()), {"do", "does", "did"}, {"has", "have", "had"}
+PRONOUNS = set("it he she they its his her their this".split())
+PLACING = {"in", "on", "at", "during"}
+LINKS = BE | PLACING | {"as", "that", "because", "called", "named", "known", "year"}          # the answer may come next
+AIMING = set("of by to from for with before after until since than over under above below near around against between".split())
+GRAMMAR = {*ARTICLES, *LINKS, *HAVE, *DO, *PRONOUNS, *ASKING, "by", "from", "of", "will", "get", "got", "these", "there", ""}
+TURNING = set("and or not no never neither nor none either but except without unless maybe perhaps possibly probably may might "
+              "could would should".split())
+FRAME = re.compile(r"(?:(?:(?:according to|based on|from) (?:the|this) (?:passage|text|context)|(?:the|this) (?:passage|text) "
+                   r"(?:says|states) that) )?(?:(?:the |a )?(?:(?:final|correct) )?answer (?:to the question )?(?:is )?)?")
+ABSTENTION = re.compile(r"""\b(?:unanswerable|unknown|not\ in\ the\ (?:passage|text|context)
+    | (?:no|insufficient|not\ enough)\ (?:answer|information|mention)
+    | not(?:\ \w{3,}ly)?(?:\ (?:be|been|possible\ to|have|enough))*(?:\ (?:an?|the|any))?\ (?:answer(?:ed|able)?|say|said|stated?
+    | mention(?:ed)?|specif(?:y|ied)|provided|given|tell|told|included|indicated?|discuss(?:ed)?|determined?|find|found|know|clear
+    | information | (?:provide|contain|give|include|have)(?=(?:\ \w+){0,3}\ (?:answer|information|details?|it|this)\b)))\b
+    """, re.X)
+ABSENT = GRAMMAR | set("to for passage answer text context question article information any enough given provided contained "
+                       "available possible can i we based according regarding about within using how so whether".split())
+
+
+def first(question):
+    """The stems (of the words of a question that may follow its answer, of the word that a whole sentence has to take up).
+
+    "how many moons does the planet have" (["moon"], "moon"), "who wrote the letter" (["writ"], "writ"), "what is the capital
+    of France" ([], "capital"), "which city replaced Bonn" (["city", "replac"], "replac").
+    """
+    ask = next((i for i, word in enumerate(question) if word in ASKING), -1)
+    if not question or question[0] in BE | DO:
+        return [], None
+    asks, rest = question[ask] if ask >= 0 else "", question[ask + 1:]
+    count = asks == "how" and rest[:1] in (["many"], ["much"])
+    rest = rest[count:]
+    most = {"what": 2, "which": 2, "whose": 2, "how": 2, "who": 1, "whom": 1}.get(asks, 0)
+    follow = [stem(word) for word in itertools.takewhile(lambda word: word not in GRAMMAR, rest[:most])]
+    return follow, next((stem(word) for word in rest[most > 1 and not count and bool(follow):] if word not in GRAMMAR), None)
+
+
+def foreign(words, question, grammar):
+    """The first word that is neither grammar nor the question's. A word that turns the sense has to stand as in the question."""
+    asked, phrases = set(map(stem, question)), set(zip(question, question[1:], question[2:]))
+    for phrase in zip(["", *words], words, [*words[1:], ""]):
+        word, turns = phrase[1], phrase[1] in TURNING or not phrase[1][:1].isalnum() and phrase[1] != "%"
+        if word not in grammar and (stem(word) not in asked or turns and phrase not in phrases):
+            return word
+    return None
+
+
+def abstains(response, question):
+    """Whether each sentence says that the passage has no answer, and nothing else."""
+    sentences = [" ".join(tokens(sentence)) for sentence in re.split(r"[.!;\n]+(?!\w)", response)]
+    for sentence in filter(None, sentences):
+        rest, marks = ABSTENTION.subn("is", sentence)
+        topics = {first(question)[1], "about", "of", "whether"} | ASKING | PRONOUNS  # "not stated: oak" has none
+        about = question if "unanswerable" not in sentence and topics & {*rest.split(), *map(stem, rest.split())} else []
+        if not marks or foreign(rest.split(), about, ABSENT):
+            return False
+    return any(sentences) and "?" not in response
+
+
+def fault(before, answer, after, question):
+    """What speaks against a response that consists of the words before, in and after an answer; None if nothing does."""
+    while before and before[-1] in ARTICLES:
+        before = before[:-1]
+    last, following = before[-1] if before else "", after[0] if after else ""
+    numeric, asks_object = any(word[0].isdigit() for word in answer), bool(DO & set(question[1:]))
+    pointing = last in ("by", "to", "for") and last not in question and not numeric
+    words = [*before[:len(before) - pointing], "", *after]  # "": the answer
+    if stray := foreign(words, question, GRAMMAR):
+        return f"more than the answer: {stray[:60]!a}"
+    if not any([not last, pointing, last in LINKS, answer[0] in AIMING | PLACING, last in AIMING and [last] == question[-1:],
+                numeric and (last in HAVE or last == "of" and HAVE & set(before)),
+                before[-2:] in (["made", "of"], ["composed", "of"]), asks_object and last not in GRAMMAR | AIMING]):
+        return f"before the answer: {last!a}"
+    follow, head = first(question)
+    if following in ("a", "'s") or following not in GRAMMAR | AIMING | {"%"} and stem(following) not in follow:
+        return f"after the answer: {following!a}"
+    content = [i for i, word in enumerate(words) if word not in GRAMMAR]
+    stems, standing_in = [stem(words[i]) for i in content], PRONOUNS & set(words)
+    if not content and (after or before[:1] and before[0] in BE):
+        return "not a sentence"
+    if content and head and not standing_in and not {head, *follow[:1]} & set(stems):
+        return f"not what was asked: {head!a}"
+    # Who did it to whom: a passive needs "by", and else the words keep the order of the question.
+    passive = not BE & set(question) and any(words[i - 1] in BE for i in content if i)
+    agent, by = last == "by" and "by" not in question, "by" in [last, *words] and "by" not in question
+    if (passive or by) and agent == asks_object:
+        return "who did it to whom"
+    asked, seen, noun = list(map(stem, question)), [], follow[:1] if not {"who", "whom"} & set(question) else []  # "what city"
+    for word in stems:
+        if word not in noun:
+            ahead = max(seen[-1:], default=-1) + 1
+            seen.append(asked.index(word, ahead if word in asked[ahead:] else 0))
+    unsaid = {i for i, word in enumerate(question) if word not in GRAMMAR | AIMING and asked[i] not in noun} - {*seen}
+    if any(a < gap < b for a, b in zip(seen, seen[1:]) for gap in unsaid) or not standing_in and {i + 1 for i in seen} & unsaid:
+        return "half of what was asked"
+    turns = bool(passive or by or HAVE & set(words)) + (words[0] in PLACING)
+    return "the order of the words" if sum(a >= b for a, b in zip(seen, seen[1:])) > turns else None
+
+
+def without(words, leading=ARTICLES):
+    """The words without the leading ones, if any remain."""
+    return words[next((i for i, word in enumerate(words) if word not in leading), 0):]
+
+
+def reading(response, example):
+    """Whether the response gives one of the answers in example.check, or abstains where there is none, and says nothing else."""
+    answers, question = example.check.get("answers") or [], tokens(example.check.get("question") or "")
+    golds = [tokens(answer) for answer in answers]
+    if [] in golds:
+        raise InputError(f"the answer {answers[golds.index([])][:60]!a} has no words")
+    if len(response) > LONGEST:
+        return Verdict(False, f"too long: {len(response)} characters")
+    found = tokens(response)
+    if not found:
+        return Verdict(False, "empty")
+    if not golds:
+        return Verdict(True, "right") if abstains(response, question) else Verdict(False, "no abstention")
+    echo = question[:1] and question[0] in ASKING and " ".join(question) in " ".join(found)
+    if echo or "?" in response and "?" not in "".join(answers):
+        return Verdict(False, "a question")
+    said = found[len(FRAME.match(" ".join(found))[0].split()):]
+    opening = ARTICLES | PLACING | {"by", "to", "for", "from", "as"}
+    forms = [form for gold in golds for form in (gold, without(gold), without(gold, opening))]
+    if any(form in forms for form in (found, without(found), said, without(said))):
+        return Verdict(True, "right")
+    if abstains(response, question):
+        return Verdict(False, "abstains")
+    if len(said) > MORE + max(map(len, golds)):
+        return Verdict(False, f"more than the answer: {len(said)} words")
+    spans = {(i, i + len(form)) for form in forms if {*form} - GRAMMAR - {"yes", "no"}
+             for i in range(len(said)) if said[i:i + len(form)] == form}
+    if not spans:
+        return Verdict(False, "another answer, or in other words")
+    start, end = max(spans, key=lambda span: span[1] - span[0])
+    if any(stop <= start or end <= begin for begin, stop in spans):
+        return Verdict(False, "several answers")
+    flaw = fault(said[:start], without(said[start:end]), said[end:], question)
+    return Verdict(not flaw, flaw or "right")
+
+
+# -- Code -----------------------------------------------------------------------------------------------------------------
+
+FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`]*)")
+
+
+def code(response, example, unsafe=False):
+    """Whether the program in the response passes all asserts of example.check["tests"], run after it and check["setup"].
+
+    The calls of its functions are evaluated in the sandbox; the asserts around them here, on the plain values that come back,
+    so that the program does not hold what is expected of it. It may exit, print, or replace every builtin: that changes the
+    values, or there are none. unsafe: see sandbox.require.
+    """
+    setup = example.check.get("setup", "")
+    tests = [split_test(f"test {number}", text, setup) for number, text in enumerate(example.check["tests"], 1)]
+    if not tests:
+        raise InputError('"tests" should be a list with an assert in it')
+    if len(response) > LONGEST:
+        return Verdict(False, f"too long: {len(response)} characters")
+    if not (ways := programs(response)):
+        return Verdict(False, "no code")
+    for program in ways:
+        values, reason = sandbox.run(program, setup, [call for calls, _ in tests for call in calls], unsafe=unsafe)
+        if not reason.startswith(("syntax error", "raised")):
+            break
+    if values is None:
+        return Verdict(False, reason)
+    for number, (calls, rest) in enumerate(tests, 1):
+        mine, values = values[:len(calls)], values[len(calls):]
+        try:
+            held = eval(rest, {"__builtins__": {}, **KNOWN, **{f"call {i}": value for i, value in enumerate(mine)}})  # see split_test
+            shown = "" if held else ascii(mine[0])
+        except Exception as error:  # an int against a list, an index, an int too long to show, fewer values than calls
+            held, shown = False, type(error).__name__
+        if not held:
+            return Verdict(False, f"wrong value: test {number}: {shown[:60]}")
+    return Verdict(True, "right")
+
+
+def programs(response):
+    """The Python in a response, in the ways to read it that are worth a try: all fenced blocks that are tagged as Python or
+    untagged, joined; and, as an untagged block may be output, the tagged ones alone. Without a fence, the text as it is."""
+    blocks, fence = [], None  # (tag, lines); the marks that opened the last one
+    for line in response.split("\n"):
+        mark = FENCE.fullmatch(line.rstrip())
+        if fence and mark and mark[1].startswith(fence) and not mark[2]:
+            fence = None
+        elif fence:
+            blocks[-1][1].append(line)
+        elif mark:
+            fence = mark[1]
+            blocks.append((re.match(r"[{.]*([^\s:,}]*)", mark[2])[1].lower(), []))
+    if not blocks:
+        return [response] if response.strip() else []
+    blocks = [(tag, textwrap.dedent("\n".join(lines))) for tag, lines in blocks if tag in ("", "python", "py", "python3")]
+    blocks = [(tag, text) for tag, text in blocks if text.strip() and not text.lstrip().startswith(">>>")]  # no sessions
+    ways = ["\n".join(text for _, text in blocks), "\n".join(text for tag, text in blocks if tag)]
+    return [way for way in dict.fromkeys(ways) if way]
+
+
+def bounded(function, size, most=10**6):
+    """`function`, refused with a ValueError where `size` of its arguments is too large: they may come from a hostile program."""
+    def wrapped(*args):
+        if size(*args) > most:
+            raise ValueError("too large")
+        return function(*args)
+    return wrapped
+
+
+def length(x):
+    return x.bit_length() if isinstance(x, int) else len(x) if hasattr(x, "__len__") else 64
+
+
+# All names that the part of a test outside the sandbox may have, and its operators. Nothing here can read, write or run long.
+KNOWN = {f.__name__: f for f in (abs, all, any, bool, dict, float, frozenset, int, isinstance, len, list, max, min, next, reversed,
+                                 round, set, sorted, str, sum, tuple, zip, Counter)}
+KNOWN |= {"type": lambda x: type(x), "range": bounded(range, lambda *args: len(range(*args)), sandbox.ITEMS)}
+KNOWN |= {f"math.{name}": getattr(math, name) for name in ("isclose", "isnan", "isinf", "pi", "e", "inf", "nan")}
+KNOWN |= {f"re.{f.__name__}": bounded(f, lambda pattern, text, *_: len(text), 1000) for f in (re.match, re.search, re.fullmatch)}
+KNOWN |= {"collections.Counter": Counter, "sys.getsizeof": sys.getsizeof}
+KNOWN |= {"a Mult": bounded(operator.mul, lambda a, b: length(b) * a if isinstance(a, int) and hasattr(b, "__len__") else
+                            length(a) * b if isinstance(b, int) and hasattr(a, "__len__") else length(a) + length(b)),
+          "a Pow": bounded(operator.pow, lambda a, b: length(a) * abs(b)),
+          "a LShift": bounded(operator.lshift, lambda a, b: length(a) + b),
+          "a Mod": bounded(operator.mod, lambda a, b: 0 if isinstance(a, (int, float)) else math.inf)}  # no "%999999999d"
+PARTS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Call, ast.keyword,
+         ast.Subscript, ast.Slice, ast.expr_context, ast.unaryop, ast.operator, ast.boolop, ast.cmpop)
+
+
+def split_test(where, text, setup):
+    """(calls, rest) of an assert: the expressions that the program has to evaluate, and the code around their values.
+
+    A call of a name that Python does not know, with all that it is chained to (`f(x).y()`), is the program's; so is `sum(1, 2)`
+    in `assert sum(1, 2) == 3`, where nothing else is: the program defines a sum of its own. The rest may hold KNOWN names and
+    PARTS only, so that it can be given to `eval`; where it holds more, the test cannot be used, and InputError says so.
+    """
+    calls = []
+
+    def refuse(what):
+        raise InputError(f"{where}, {text.strip()[:60]!a}, {what}")
+
+    def is_the_programs(node):
+        root, above, called = node, None, False
+        while isinstance(root, (ast.Call, ast.Attribute, ast.Subscript)):
+            called |= isinstance(root, ast.Call)
+            root, above = root.func if isinstance(root, ast.Call) else root.value, root
+        return called and isinstance(node, (ast.Call, ast.Attribute)) and isinstance(root, ast.Name) and root.id not in (
+            python | sys.stdlib_module_names if isinstance(above, ast.Attribute) else python)
+
+    def rewrite(node):
+        if is_the_programs(node):
+            calls.append(ast.unparse(node))
+            return ast.Name(f"call {len(calls) - 1}", ast.Load())
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            name = ast.unparse(node)
+            first, dot, others = name.partition(".")
+            name = aliases.get(first, first) + dot + others
+            return ast.Name(name, ast.Load()) if name in KNOWN else refuse(f"holds {name[:60]!a}, whose value only a program has")
+        if not isinstance(node, PARTS):
+            refuse(f"is too much for the comparison of values ({type(node).__name__})")
+        for field, value in ast.iter_fields(node):
+            if isinstance(value, ast.AST):
+                setattr(node, field, rewrite(value))
+            elif isinstance(value, list):
+                value[:] = [rewrite(item) if isinstance(item, ast.AST) else item for item in value]
+        if isinstance(node, ast.BinOp) and (name := f"a {type(node.op).__name__}") in KNOWN:
+            return ast.Call(ast.Name(name, ast.Load()), [node.left, node.right], [])
+        return node
+
+    try:
+        (statement,), given = ast.parse(text.strip()).body or [None], ast.parse(setup).body
+        if not isinstance(statement, ast.Assert):
+            refuse("is not an assert")
+        test = statement.test
+        aliases = {name.asname or name.name: f"{getattr(node, 'module', None) or ''}.{name.name}".lstrip(".")
+                   for node in given if isinstance(node, (ast.Import, ast.ImportFrom)) for name in node.names}
+        python = {*KNOWN, *dir(builtins), *aliases, *(node.name for node in given if isinstance(node, (ast.FunctionDef, ast.ClassDef)))}
+        if not any(map(is_the_programs, ast.walk(test))) and isinstance(test, ast.Compare) and isinstance(test.left, ast.Call):
+            python.discard(ast.unparse(test.left.func))
+        rest = rewrite(test)
+        if not calls:
+            refuse("has no call of a function to test")
+        return calls, compile(ast.fix_missing_locations(ast.Expression(rest)), "<test>", "eval", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        refuse(f"is not one assert, or its setup is not Python ({type(error).__name__})")
+
+
+# -- A model as judge -----------------------------------------------------------------------------------------------------
+
+AGREE = """Here are a question and two answers to it, between the marks {tag}.
+
+{tag} Question:
+{question}
+
+{tag} Answer 1:
+{first}
+
+{tag} Answer 2:
+{second}
+{tag}
+
+Do both answers come to the same result, so that one is right whenever the other is? Reply with Yes or No only."""
+MARGIN = 0.0  # of log p(Yes) - log p(No)
+FREE = set("a an the my our final correct solution answer response result is was are it this that here so sure ok okay yes no "
+           "well of course i think thus therefore question problem gold reference code python none null".split())
+
+
+def by_model(model, tokenizer):
+    """A judge: whether `model` says, whichever of the two comes first, that the response and example.gold agree.
+
+    The odds are those of the next token, Yes against No, and have to reach MARGIN in both orders: models favour one place
+    (Wang et al. 2023, arXiv 2305.17926). The answers stand between marks that their authors cannot know, and what says nothing
+    ("Solution:") is rejected unasked: such text draws a Yes from many models (Zhao et al. 2025, arXiv 2507.08794).
+    """
+    import sampler  # here alone: the other judges need no torch
+    yes, no = ([tokenizer.encode_text(word)[0] for word in words] for words in (("Yes", " Yes", "yes"), ("No", " No", "no")))
+    yes, no = sorted({*yes} - {*no}), sorted({*no} - {*yes})  # a piece that begins both words says neither
+    lock = threading.Lock()  # one question at a time: the tokenizer has a state
+
+    def judge(response, example):
+        said, gold = (re.findall(r"\w+", text.casefold()) for text in (response[:LONGEST], example.gold))
+        if len(response) > LONGEST:
+            return Verdict(False, f"too long: {len(response)} characters")
+        if said != gold and {*said} <= FREE:
+            return Verdict(False, f"says nothing: {response[:60]!a}")
+        tag = hashlib.blake2b(f"{response}\0{example.gold}".encode(errors="replace"), digest_size=6).hexdigest()
+        with lock:
+            prompts = [tokenizer.prompt_ids(AGREE.format(tag=tag, question=example.prompt, first=first, second=second))
+                       for first, second in ((response, example.gold), (example.gold, response))]
+            if max(map(len, prompts)) > model.config.context:
+                return Verdict(False, "too long for the judge's context")
+            values = sampler.next_logprobs(model, prompts)                   # (2, vocab)
+        odds = (values[:, yes].logsumexp(-1) - values[:, no].logsumexp(-1)).tolist()
+        return Verdict(min(odds) >= MARGIN, f"{'agree' if min(odds) >= MARGIN else 'disagree'}: log odds {odds[0]:.2f}, {odds[1]:.2f}")
+    return judge
+
+
 # -- Judges by name, and their command line -------------------------------------------------------------------------------
 
 # What the rows of a judge hold beside "response": {field: (kind, value where it is absent; None: it has to be there)}.
 JUDGES = {
     "numeric": (numeric, {"answer": (str, None)}),
     "exact": (exact, {"answer": (str, None)}),
+    "reading": (reading, {"answers": (list, []), "question": (str, "")}),
+    "code": (code, {"tests": (list, None), "setup": (str, "")}),
+    "model": (by_model, {"prompt": (str, None), "gold": (str, None)}),  # makes a judge of a checkpoint
 }
 KINDS = {str: "a text", bool: "true or false", list: "a list of texts"}
 
@@ -260,10 +688,20 @@ def check_fields(fields, row):
 
 def main():
     parser = argparse.ArgumentParser(description="Judge rows of responses: one JSON verdict a row, in order, on stdout.")
-    parser.add_argument("judge", choices=JUDGES)
+    parser.add_argument("judge", metavar="JUDGE", help="numeric, exact, reading, code, or model:DIR with a checkpoint")
     parser.add_argument("rows", metavar="ROWS.jsonl", help="or - for a pipe")
+    parser.add_argument("--unsafe-code", action="store_true", help="code: run programs even where they cannot be isolated")
     args = parser.parse_args()
-    judge, fields = JUDGES[args.judge]
+    name, _, path = args.judge.partition(":")
+    if name not in JUDGES or (name == "model") != bool(path):
+        parser.error(f"{args.judge!r} is not one of numeric, exact, reading, code, model:DIR")
+    judge, fields = JUDGES[name]
+    if name == "model":
+        import model
+        judge = by_model(*model.load(path))
+    if judge is code:
+        print(f"programs run under {', '.join(sandbox.require(args.unsafe_code))}", file=sys.stderr)
+        judge = functools.partial(code, unsafe=args.unsafe_code)
     rows = []  # (line number, response, check, label); all of them are read before the first is judged
     for number, row in read_jsonl("/dev/stdin" if args.rows == "-" else args.rows):
         try:
@@ -275,7 +713,7 @@ def main():
     def judge_row(row):
         number, response, check, _ = row
         try:
-            return judge(response, Example(str(number), "", "", check))
+            return judge(response, Example(str(number), check.get("prompt", ""), check.get("gold", ""), check))
         except InputError as error:
             raise InputError(f"{args.rows}:{number}: {error}; mend this row")
     pairs = []  # (verdict, label)

@@ -490,9 +490,10 @@ class Tokenizer:
         finally:
             self.tok.encode_special_tokens = False
 
-    def prompt_ids(self, text):
-        """Token ids of one user turn and the opening of the assistant's."""
-        return self._encode([{"role": "user", "content": text}], True)
+    def prompt_ids(self, text, shots=()):
+        """Token ids of one user turn and the opening of the assistant's; `shots`: (user, assistant) turns before them."""
+        turns = [{"role": role, "content": said} for shot in shots for role, said in zip(("user", "assistant"), shot)]
+        return self._encode([*turns, {"role": "user", "content": text}], True)
 
     def target_ids(self, text, answer):
         """Token ids of `answer` after `prompt_ids(text)`, up to and including the end of the turn."""

@@ -6,11 +6,12 @@ For each training pair (x, y) the base model M answers: ŷ = M(x). Where a judge
 the gold response: ỹ = M([x; y]), and ỹ is the target where the judge finds it right, else y. Then ordinary fine-tuning on the
 targets. Everything lands in one run directory (`--out`), and the same command goes on where an earlier one stopped.
 
-From top to bottom: what is asked of the model, selection, training, evaluation, the command line. The transformer is in
-model.py, generation and scoring in sampler.py, the judges in judges.py, tasks in data/. Not covered: more than one device.
+From top to bottom: policies, selection, training, evaluation, the command line. The transformer is in model.py, generation and
+scoring in sampler.py, the judges in judges.py; what a task asks of the model, in data/. Not covered: more than one device.
 """
 import argparse
 import csv
+import functools
 import hashlib
 import json
 import math
@@ -18,16 +19,10 @@ import os
 import random
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# What the base model is asked for when its own response was wrong: [x; y] -> ỹ. The prompt x itself stands in the task's file.
-# Chosen among four wordings on two checkpoints (NOTES.md, "The request for a paraphrase").
-PARAPHRASE = """{prompt}
-
-Reference solution:
-{gold}
-
-Use the reference solution as a guide and write your own solution to the problem, step by step."""
+TASKS = {"gsm8k": ("numeric", 400), "mbpp": ("code", 400), "nq": ("reading", 64)}  # the judge, and the longest response in tokens
 
 # A target is the first acceptable candidate of its policy; a row without one is left out. One table of candidates serves all.
 POLICIES = {
@@ -41,16 +36,23 @@ POLICIES = {
 
 def parse(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--task", choices=["gsm8k"], required=True)
+    p.add_argument("--task", required=True, metavar="TASK", help="gsm8k, mbpp, nq, or FILE.jsonl with rows {prompt, gold, …} (data/jsonl.py)")
     p.add_argument("--ckpt", required=True, metavar="DIR", help="Hugging Face directory of the base model")
     p.add_argument("--data", metavar="DIR", help="the task's files as published (default: the set fetched into data/, else the sample)")
     p.add_argument("--out", metavar="DIR", help="run directory (default: runs/TASK-CKPT)")
+    p.add_argument("--test", metavar="FILE.jsonl", help="of --task FILE.jsonl: the test examples (default: a share of FILE)")
+    p.add_argument("--test-fraction", type=float, default=0.2, metavar="F", help="of --task FILE.jsonl without --test: that share")
+    p.add_argument("--judge", metavar="NAME", help="of --task FILE.jsonl: numeric, code, reading or exact (default: by the rows' fields); of "
+                   "any task: model, the base model itself, or model:DIR, another checkpoint. A task's own rule still gives its scores")
+    p.add_argument("--unsafe-code", action="store_true", help="run generated programs even where this machine cannot isolate them")
     p.add_argument("--method", default="s3ft", help=f"comma-separated: {', '.join(POLICIES)}")
     p.add_argument("--limit", type=int, metavar="N", help="train on the first N examples after a seeded shuffle")
     p.add_argument("--eval-limit", type=int, metavar="N", help="test on the first N examples after a seeded shuffle")
     p.add_argument("--eval-only", action="store_true", help="score the checkpoint and stop")
+    p.add_argument("--shots", type=int, default=0, metavar="K", help="with --eval-only: K training examples before each question")
+    p.add_argument("--select-shots", type=int, default=0, metavar="K", help="K training examples before each question for the own responses")
     p.add_argument("--show", type=int, default=0, metavar="N", help="print N rows as they are learnt, prompt and target apart")
-    p.add_argument("--max-new-tokens", type=int, default=400, metavar="N", help="longest response")
+    p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest response (default: 400, nq 64)")
     p.add_argument("--substance", choices=["on", "off"], default="on",
                    help="off: a paraphrase needs the judge's word alone, as in the paper (see `acceptable`)")
     p.add_argument("--epochs", type=int, default=2)
@@ -71,6 +73,16 @@ def parse(argv=None):
     for name in args.method:
         if name not in POLICIES:
             p.error(f"--method: {name!r} is not one of {', '.join(POLICIES)}")
+    if args.task not in TASKS and not args.task.endswith(".jsonl"):
+        p.error(f"--task: {args.task!r} is neither one of {', '.join(TASKS)} nor a FILE.jsonl")
+    rules = [TASKS[args.task][0]] if args.task in TASKS else ["numeric", "code", "reading", "exact"]
+    if args.judge and args.judge.partition(":")[0] != "model" and args.judge not in rules:
+        p.error(f"--judge: {args.judge!r} is not one of {', '.join(rules)}, model, model:DIR")
+    if not 0 < args.test_fraction < 1:
+        p.error("--test-fraction: should lie between 0 and 1")
+    if args.shots < 0 or args.select_shots < 0 or args.shots and not args.eval_only:
+        p.error("--shots K goes with --eval-only; for the own responses in selection there is --select-shots K")
+    args.max_new_tokens = args.max_new_tokens or TASKS.get(args.task, (None, 400))[1]
     for name in ("limit", "eval_limit", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             p.error(f"--{name.replace('_', '-')}: should be greater than 0")
@@ -89,10 +101,9 @@ import judges
 import model as llama
 import report
 import sampler
-from data import gsm8k
+import sandbox
+from data import gsm8k, jsonl, mbpp, nq
 from files import InputError, Journal, read_json, replace, write_json, write_text
-
-TASKS = {"gsm8k": (gsm8k.load, judges.numeric)}
 
 
 def say(text):
@@ -101,30 +112,39 @@ def say(text):
 
 # ------------------------------------------------------------------------------------------------------------------- selection
 
-def ask(base, tokenizer, journal, kind, prompts, examples, judge, args):
-    """Generate greedily for `prompts` {id: token ids} whatever `journal` lacks under `kind`, judge it, and note it at once."""
-    todo = [i for i in prompts if kind not in journal.rows.get(i, {})]
+def verdicts(judge, pairs, progress):
+    """judge(response, example) of each pair, in order; several at once, for a judge that runs programs."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from tqdm(pool.map(lambda pair: judge(*pair), pairs), total=len(pairs), desc=progress, unit="response", delay=1)
 
-    def done(n, response):
-        example = examples[todo[n]]
-        verdict = judge(response.text, example) if response.finish == "stop" else judges.Verdict(False, "unfinished")
-        measures = {"substance": judges.substance(response.text, example.gold)} if kind == "paraphrase" else {}
-        journal.add(todo[n], **{kind: {"text": response.text, "ids": response.ids, "finish": response.finish,
-                                       "correct": verdict.correct, "reason": verdict.reason, "logprob": response.logprob, **measures}})
+
+def ask(base, tokenizer, journal, kind, prompts, examples, judge, args):
+    """Generate greedily for `prompts` {id: token ids} whatever `journal` lacks under `kind`, then judge whatever is not judged."""
+    label, todo = f"{journal.path.parent.name}: {kind}", [i for i in prompts if kind not in journal.rows.get(i, {})]
     if len(todo) < len(prompts):
         say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
-    if not todo:
-        return
-    start = time.perf_counter()
-    responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, on_done=done,
-                                 progress=f"{journal.path.parent.name}: {kind}")
-    add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
+    if todo:
+        start = time.perf_counter()
+        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label,
+                                     on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}))
+        add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
+
+    def verdict(response, example):
+        return judge(response["text"], example) if response["finish"] == "stop" else judges.Verdict(False, "unfinished")
+    todo = [i for i in prompts if "correct" not in journal.rows[i][kind]]
+    pairs = [(journal.rows[i][kind], examples[i]) for i in todo]
+    for (response, example), found in zip(pairs, verdicts(verdict, pairs, f"{label}, judge")):
+        # Where the judge sees the final number alone, a paraphrase of a worked solution has to be measured otherwise too.
+        measured = kind == "paraphrase" and args.rule == "numeric"
+        journal.add(example.id, **{kind: {**response, **found._asdict(), **(
+            {"substance": judges.substance(response["text"], example.gold)} if measured else {})}})
 
 
-def select(base, tokenizer, examples, judge, args):
+def select(base, tokenizer, examples, judge, args, shots=()):
     """The table of candidates, one row an example in order: own response, paraphrase, verdicts, log-probabilities under the base.
 
-    Only what the methods in use can need is generated: no candidate for sft, a paraphrase of every row for sdft.
+    Only what the methods in use can need is generated: no candidate for sft, a paraphrase of every row for sdft. With `shots`,
+    [(prompt, gold)], own responses and log-probabilities are those after these examples; what is learnt stands after x alone.
     """
     journal = Journal(args.out / "candidates.jsonl")
     wanted = {source for method in args.method for source in POLICIES[method]}
@@ -132,12 +152,12 @@ def select(base, tokenizer, examples, judge, args):
     for e in examples:
         if e.id not in journal.rows:
             journal.add(e.id, prompt=e.prompt, gold=e.gold, gold_ids=tokenizer.target_ids(e.prompt, e.gold))
-    prompts = {e.id: tokenizer.prompt_ids(e.prompt) for e in examples}
+    prompts = {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples}
     if "self" in wanted:
         ask(base, tokenizer, journal, "self", prompts, by_id, judge, args)
     if "paraphrase" in wanted:
         need = [e for e in examples if "sdft" in args.method or not acceptable(journal.rows[e.id], "self", args)]
-        requests = {e.id: tokenizer.prompt_ids(PARAPHRASE.format(prompt=e.prompt, gold=e.gold)) for e in need}
+        requests = {e.id: tokenizer.prompt_ids(paraphrase_request(e, args)) for e in need}
         ask(base, tokenizer, journal, "paraphrase", requests, by_id, judge, args)
 
     # log p(gold | x) and log p(ỹ | x); log p(ŷ | x) is known from generation. (The paper's figure compares the three.)
@@ -150,11 +170,16 @@ def select(base, tokenizer, examples, judge, args):
     return [journal.rows[e.id] for e in examples]
 
 
+def paraphrase_request(example, args):
+    """[x; y], what the base model is asked for where its own response is wrong; the wording is the task's."""
+    return args.paraphrase.format(prompt=example.prompt, gold=example.gold)
+
+
 def acceptable(row, source, args):
     """Whether a candidate may be a target: finished, judged right and, for a paraphrase, with the substance of gold.
 
-    The judge sees the final answer alone, and a paraphrase was shown it: one that drops the reasoning would pass. So it has to
-    keep at least half of gold's numbers and half of its length, and a word-for-word copy counts as gold, which it is.
+    The numeric judge sees the final answer alone, and a paraphrase was shown it: one that drops the reasoning would pass. So it
+    has to keep at least half of gold's numbers and half of its length, and a word-for-word copy counts as gold, which it is.
     """
     if source == "gold":
         return True
@@ -314,12 +339,12 @@ def wilson(correct, n, z=1.96):
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def evaluate(path, name, examples, judge, args):
+def evaluate(path, name, examples, judge, args, shots=()):
     """Score the checkpoint at `path` on the test examples, greedily: {n, correct, score, low, high}; rows in `--out`/name/eval.jsonl."""
     journal = Journal(args.out / name / "eval.jsonl")
-    if any(e.id not in journal.rows for e in examples):
+    if any("correct" not in journal.rows.get(e.id, {}).get("response", {}) for e in examples):
         model, tokenizer = llama.load(path, args.dtype, args.device)
-        ask(model, tokenizer, journal, "response", {e.id: tokenizer.prompt_ids(e.prompt) for e in examples},
+        ask(model, tokenizer, journal, "response", {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples},
             {e.id: e for e in examples}, judge, args)
         journal.compact([e.id for e in examples])
     correct, n = sum(journal.rows[e.id]["response"]["correct"] for e in examples), len(examples)
@@ -329,13 +354,45 @@ def evaluate(path, name, examples, judge, args):
 
 # ----------------------------------------------------------------------------------------------------------------- command line
 
+def load_task(args):
+    """(training, test) examples of --task; notes in `args` where they come from, the rule that scores, the request for a paraphrase."""
+    if args.task in TASKS:
+        task, root = {"gsm8k": gsm8k, "mbpp": mbpp, "nq": nq}[args.task], Path(__file__).parent / "data"
+        args.data = Path(args.data or (root / args.task if (root / args.task).exists() else root / "sample" / args.task))
+        args.rule, args.paraphrase = TASKS[args.task][0], task.PARAPHRASE
+        return task.load(args.data, "train"), task.load(args.data, "test")
+    by_model = args.judge and args.judge.startswith("model")
+    args.data, args.rule, args.paraphrase = Path(args.task), jsonl.rule(args.task), jsonl.PARAPHRASE
+    args.rule = args.judge if args.judge and not by_model or by_model and args.rule == "exact" else args.rule
+    examples = jsonl.load(args.task, args.rule)
+    return (examples, jsonl.load(args.test, args.rule)) if args.test else jsonl.split(examples, args.test_fraction, args.seed)
+
+
+def judge_named(name, base, tokenizer, args):
+    """The judge of that name as a function (response, example) -> Verdict."""
+    kind, _, path = name.partition(":")
+    if kind == "model":
+        return judges.by_model(*(llama.load(path, args.dtype, args.device) if path else (base, tokenizer)))
+    if kind == "code":
+        say(f"generated programs run under: {', '.join(sandbox.require(args.unsafe_code))}")
+        return functools.partial(judges.code, unsafe=args.unsafe_code)
+    return judges.JUDGES[kind][0]
+
+
+def draw_shots(examples, k, seed):
+    """(k examples as [(prompt, gold)], the others): what stands in a context is not asked."""
+    if k >= len(examples):
+        raise InputError(f"{k} shots: there are only {len(examples)} training examples; ask for fewer")
+    chosen = set(random.Random(f"{seed}/shots").sample(range(len(examples)), k))
+    return [(examples[i].prompt, examples[i].gold) for i in sorted(chosen)], [e for i, e in enumerate(examples) if i not in chosen]
+
+
 def settings_of(args, train_set, test_set):
     """What a run's results depend on; a run directory is continued under the same settings only."""
-    free = {"out", "method", "show", "slots", "eval_only", "device"}
+    free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code"}
     settings = {k: str(v) if isinstance(v, (Path, torch.dtype)) else v for k, v in vars(args).items() if k not in free}
     for name, examples in (("training data", train_set), ("test data", test_set)):
         settings[name] = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
-    settings["paraphrase request"] = PARAPHRASE
     return settings
 
 
@@ -375,11 +432,11 @@ def sample(examples, limit, seed):
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), min(limit, len(examples))))]
 
 
-def fitting(examples, tokenizer, context, args):
+def fitting(examples, tokenizer, context, args, shots):
     """(examples that fit the model's context, number left out): prompt and response, paraphrase request and its response, gold."""
     kept = []
     for e in examples:
-        prompt, request = (len(tokenizer.prompt_ids(text)) for text in (e.prompt, PARAPHRASE.format(prompt=e.prompt, gold=e.gold)))
+        prompt, request = len(tokenizer.prompt_ids(e.prompt, shots)), len(tokenizer.prompt_ids(paraphrase_request(e, args)))
         if max(request, prompt) + args.max_new_tokens <= context and prompt + len(tokenizer.target_ids(e.prompt, e.gold)) <= context:
             kept.append(e)
     return kept, len(examples) - len(kept)
@@ -396,32 +453,36 @@ def show(targets, tokenizer, n):
 
 
 def main(args):
-    root = Path(__file__).parent
-    load_task, judge = TASKS[args.task]
-    fetched = root / "data" / args.task
-    args.data = Path(args.data) if args.data else fetched if (fetched / "train.jsonl").exists() else root / "data" / "sample" / args.task
-    args.out = Path(args.out or f"runs/{args.task}-{Path(args.ckpt).resolve().name}")
+    train_set, test_set = load_task(args)
+    args.judge = args.judge or args.rule
+    k = args.shots or args.select_shots
+    args.out = Path(args.out or f"runs/{Path(args.task).stem}-{Path(args.ckpt).resolve().name}" + (f"-{k}shot" if k else ""))
     args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     args.dtype = getattr(torch, default_dtype(args.device) if args.dtype == "auto" else args.dtype)
     args.lr = args.lr or (1e-5 if args.full else 2e-4)
 
-    say(f"task {args.task} from {args.data}, checkpoint {args.ckpt}, {args.dtype} on {args.device}, run directory {args.out}")
+    say(f"task {args.task} from {args.data}, judge {args.judge}, checkpoint {args.ckpt}, {args.dtype} on {args.device}, run directory {args.out}")
     base, tokenizer = llama.load(args.ckpt, args.dtype, args.device)
+    rule = judge_named(args.rule, base, tokenizer, args)
+    judge = rule if args.judge == args.rule else judge_named(args.judge, base, tokenizer, args)
+    shots, train_set = draw_shots(train_set, k, args.seed)
     sets, left_out = {}, {}
-    for split, limit in (("train", args.limit), ("test", args.eval_limit)):
-        examples = load_task(args.data, split)
-        for e in examples:
-            if not (verdict := judge(e.gold, e)).correct:
-                raise InputError(f"{args.data}: {e.id}: the judge does not accept the gold response against itself: {verdict.reason}")
-        sets[split], left_out[split] = fitting(sample(examples, limit, args.seed), tokenizer, base.config.context, args)
+    for split, examples, limit, before in (("train", train_set, args.limit, shots if args.select_shots else ()),
+                                           ("test", test_set, args.eval_limit, shots if args.shots else ())):
+        sets[split], left_out[split] = fitting(sample(examples, limit, args.seed), tokenizer, base.config.context, args, before)
         if left_out[split]:
             say(f"{left_out[split]} {split} examples do not fit the model's context of {base.config.context} tokens and are left out")
         if not sets[split]:
             raise InputError(f"{args.data}: no {split} example is left")
+    if args.rule != "model" and not (args.out / "config.json").exists():  # in a directory that is continued, they were checked
+        examples = sets["train"] + sets["test"]
+        for e, verdict in zip(examples, verdicts(rule, [(e.gold, e) for e in examples], "check the gold responses")):
+            if not verdict.correct:
+                raise InputError(f"{args.data}: {e.id}: the judge does not accept the gold response against itself: {verdict.reason}")
     claim(args.out, settings_of(args, sets["train"], sets["test"]))
 
     methods = [] if args.eval_only else args.method
-    candidates = select(base, tokenizer, sets["train"], judge, args) if methods else []
+    candidates = select(base, tokenizer, sets["train"], judge, args, shots) if methods else []
     targets = {method: targets_of(candidates, method, args) for method in methods}
     for method in methods:
         show(targets[method], tokenizer, args.show)
@@ -432,7 +493,8 @@ def main(args):
     for name in ["base", *methods]:
         if name != "base":
             fine_tune(targets[name], name, args)
-        scores[name] = {args.task: evaluate(args.ckpt if name == "base" else args.out / name / "model", name, sets["test"], judge, args)}
+        scores[name] = {Path(args.task).stem: evaluate(args.ckpt if name == "base" else args.out / name / "model", name, sets["test"], rule, args,
+                                                       shots if args.shots else ())}
         write_json(file, scores)
 
     speed = read_json(args.out / "speed.json")
@@ -440,7 +502,7 @@ def main(args):
     report.write(args.out, scores, counts)
     say(report.text(scores, counts))
     main_arm = "s3ft" if "s3ft" in methods else methods[-1] if methods else None
-    return {"run": str(args.out), "task": args.task, "checkpoint": args.ckpt, "dtype": str(args.dtype).removeprefix("torch."),
+    return {"run": str(args.out), "task": args.task, "judge": args.judge, "checkpoint": args.ckpt, "dtype": str(args.dtype).removeprefix("torch."),
             **{f"{what}_tokens_per_second": round(s["tokens"] / s["seconds"], 1) for what in ("generate", "train")
                if (s := speed.get(what)) and s["seconds"]},
             "targets": counts.get(main_arm, {}), "targets_by_method": counts, "left_out": left_out, "scores": scores}

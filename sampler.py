@@ -253,6 +253,14 @@ def token_logprobs(model, prompts, continuations, chunk=512):
 
 
 @torch.inference_mode()
+def next_logprobs(model, prompts):
+    """log p of every token as the next one after each of a few prompts: (B, vocab) float32."""
+    T = max(map(len, prompts))
+    h = model.hidden(torch.tensor([p + [0] * (T - len(p)) for p in prompts], device=model.device))
+    return model.head(h[torch.arange(len(prompts)), torch.tensor([len(p) - 1 for p in prompts])]).log_softmax(-1)
+
+
+@torch.inference_mode()
 def logprobs(model, prompts, continuations, progress=None, budget=4096):
     """log p(continuation | prompt) of each pair of token-id lists: the sum over the continuation's tokens, natural log."""
     lengths = [len(p) + len(c) for p, c in zip(prompts, continuations, strict=True)]

@@ -1,7 +1,10 @@
 """Downloads what the project runs on: the default checkpoint, and data sets as their authors publish them.
 
     python data/fetch.py checkpoint ./llama     SmolLM2-135M-Instruct in the Hugging Face layout (269 MB, bf16)
-    python data/fetch.py gsm8k                  train.jsonl and test.jsonl into data/gsm8k/
+    python data/fetch.py gsm8k                  train.jsonl and test.jsonl into data/gsm8k/ (MIT)
+    python data/fetch.py mbpp                   mbpp.jsonl into data/mbpp/ (CC BY 4.0)
+    python data/fetch.py nq                     Natural Questions with and without an answer into data/nq/ (CC BY-SA 3.0, 5 MB)
+    python data/fetch.py squad                  SQuAD 2.0 into data/squad/ (CC BY-SA 4.0, 46 MB), for --task nq --data data/squad
 
 All that is fetched has its sha256 pinned here. A data file that was cut off continues where it stopped when the same command is
 run again; a checkpoint directory is written whole or not at all. What is already there is not downloaded twice, and nothing that
@@ -25,12 +28,31 @@ from files import InputError, replace, write_json  # noqa: E402
 DATA = Path(__file__).resolve().parent
 TIMEOUT = 30  # seconds without a byte
 
-GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data"  # MIT
+GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data"
+MBPP = "https://raw.githubusercontent.com/google-research/google-research/master/mbpp"
+NQ = ("https://raw.githubusercontent.com/MaorLavi/unanswerability-directions/6a7544df096717abb7605f141d74de7e255daec8"
+      "/data/abstain_aware_prompt/nq")
+SQUAD = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
 FILES = {  # data set → [(url, sha256, target under data/)]
     "gsm8k": [
         (f"{GSM8K}/train.jsonl", "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465", "gsm8k/train.jsonl"),
         (f"{GSM8K}/test.jsonl", "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14", "gsm8k/test.jsonl"),
     ],
+    "mbpp": [(f"{MBPP}/mbpp.jsonl", "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f", "mbpp/mbpp.jsonl")],
+    "nq": [(f"{NQ}/{name}.json", sha256, f"nq/{name}.json") for name, sha256 in (
+        ("answerable_train", "a78c1e7b6d8ffcca56ca24e8d8db1e0d336226002123cf65e2240838913a9578"),
+        ("unanswerable_train", "4c767231a190f7fb7eb93495d390b57ea4a59c08d4238b8da324d97f4f495e3d"),
+        ("answerable_val", "251098a7b02211419837974155ba160b510afb2a039d9eb041dc927ef84a334e"),
+        ("unanswerable_val", "284f98e8fc977f95b8b1beb2a68e43c0c4d828f70eefdbc5093d268fa167f87e"),
+        ("answerable_val2", "a14db82b004de1a966bd0d01c9e2b0ec6dfb6131eb925cbd83402d232979a144"),
+        ("unanswerable_val2", "932092c163c1c71f604a99f14e624c98bd4a6b143797d145775ec2467c21c32b"),
+        ("answerable_test", "e7a061c80d8bf5412114c54650fb84670f2460164baa39002dc24ba92926ac25"),
+        ("unanswerable_test", "0ade4ab6e2d4aa5e87e98c6beb35f09a148730c10c7cedf888a35ee0a9fa96a0"),
+    )],
+    "squad": [(f"{SQUAD}/{name}-v2.0.json", sha256, f"squad/{name}-v2.0.json") for name, sha256 in (
+        ("train", "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002"),
+        ("dev", "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8"),
+    )],
 }
 
 

@@ -16,6 +16,15 @@ PROMPT = """{question}
 Let's think step by step: first explain each calculation, one a line. When all calculations are done, finish with the line \
 "The answer is N", where N is the final number."""
 
+# What the base model is asked for where its own response is wrong: [x; y] -> ỹ. Chosen among four wordings on two checkpoints
+# (NOTES.md, "The request for a paraphrase").
+PARAPHRASE = """{prompt}
+
+Reference solution:
+{gold}
+
+Use the reference solution as a guide and write your own solution to the problem, step by step."""
+
 
 def load(directory, split):
     """Examples of `directory`/{split}.jsonl, split "train" or "test"; InputError names file and line of a bad row."""

@@ -37,7 +37,8 @@ def load(file, judge):
             prompt, gold = judges.check_fields({"prompt": (str, None), "gold": (str, None)}, row).values()
             if not prompt.strip() or not gold.strip():
                 raise InputError('"prompt" and "gold" should not be empty')
-            check = judges.check_fields(judges.JUDGES[judge][1], {"answer": gold, **row} if judge == "exact" else row)
+            fields = judges.JUDGES[judge.partition(":")[0]][1]
+            check = judges.check_fields(fields, {"answer": gold, **row} if judge == "exact" else row)
         except InputError as error:
             raise InputError(f"{file}:{line}: {error}; mend or remove this line")
         examples.append(Example(f"{Path(file).name}:{line}", prompt, gold, check))

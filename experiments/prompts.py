@@ -37,7 +37,7 @@ ANSWER = {
 PARAPHRASE = {
     "own words": ("{prompt}\n\nHere is a correct solution:\n{gold}\n\nWrite this solution again in your own words, as you would have "
                   "answered yourself. Keep every step, every number and the final answer. Do not mention that a solution was given."),
-    "guide": s3ft.PARAPHRASE,
+    "guide": gsm8k.PARAPHRASE,
     "rewrite": ("Problem: {prompt}\n\nSolution: {gold}\n\nRewrite this solution in your own words. Keep all steps and numbers. Reply "
                 "with the rewritten solution only."),
     "tutor": ("{prompt}\n\n(For you alone, the teacher's solution: {gold})\n\nNow explain the solution to a student in your own words, "

@@ -149,6 +149,25 @@ def test_a_file_of_the_users_own_is_not_overwritten(server, capsys):
     assert server.target.read_text() == "mine" and server.requests == []
 
 
+def test_the_data_sets_are_pinned():
+    """Files go by their authors' names, whatever the mirror; each data set has a folder of its own."""
+    assert set(fetch.FILES) == {"gsm8k", "mbpp", "nq", "squad"}
+    for name, files in fetch.FILES.items():
+        for url, sha256, target in files:
+            assert url.startswith("https://") and url.rpartition("/")[2] == Path(target).name and target == f"{name}/{Path(target).name}"
+            assert len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+    assert len({sha256 for files in fetch.FILES.values() for _, sha256, _ in files}) == 13
+
+
+def test_a_set_of_several_files_goes_on_with_the_missing_one(server, monkeypatch):
+    files = [(server.url + "/rows.jsonl", hashlib.sha256(BODY).hexdigest(), f"set/{name}") for name in ("a", "rows.jsonl", "c")]
+    monkeypatch.setattr(fetch, "FILES", {"rows": files})
+    assert fetch.main(["rows"]) == 0 and len(server.requests) == 3
+    server.target.unlink()
+    assert fetch.main(["rows", "--base-url", server.url]) == 0 and len(server.requests) == 4
+    assert [path.name for path in sorted(server.target.parent.iterdir())] == ["a", "c", "rows.jsonl"]
+
+
 def permute(w, n_head):
     """The map of llama.cpp's convert_hf_to_gguf.py, by rows: its row 2i + j of a head is Hugging Face's row i + j * hd/2."""
     hd = len(w) // n_head

@@ -25,7 +25,8 @@ GOOD = {"numbers": 1.0, "length": 1.0, "copy": False}
 
 def options(**changes):
     args = s3ft.parse(["--task", "gsm8k", "--ckpt", "x"])
-    return argparse.Namespace(**{**vars(args), "dtype": torch.float32, "device": "cpu", "lr": 1e-2, **changes})
+    return argparse.Namespace(**{**vars(args), "dtype": torch.float32, "device": "cpu", "lr": 1e-2, "rule": "numeric", "judge": "numeric",
+                                 "paraphrase": s3ft.gsm8k.PARAPHRASE, **changes})
 
 
 def candidate(text, correct=True, finish="stop", **more):

@@ -1,0 +1,195 @@
+"""Other tasks than GSM8K from end to end on tiny checkpoints: JSONL files, shots, a model as judge, MBPP and NQ in one command each."""
+import json
+import math
+
+import judges
+import model as llama
+import pytest
+import s3ft
+import sampler
+import tiny
+import torch
+from data import Example, jsonl
+from files import InputError
+from test_s3ft import ROOT, options, s3ft_command
+
+LABELS = [{"prompt": f"Is {n} even or odd?", "gold": ("even", "odd")[n % 2]} for n in range(20)]
+
+
+def write(path, rows):
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------------------- JSONL files
+
+@pytest.mark.parametrize("fields, name", [({}, "exact"), ({"answer": "7"}, "numeric"), ({"answers": []}, "reading"), ({"tests": ["assert f()"]}, "code")])
+def test_the_fields_of_the_first_row_name_the_judge(tmp_path, fields, name):
+    assert jsonl.rule(write(tmp_path / "t.jsonl", [{"prompt": "p", "gold": "g", **fields}])) == name
+
+
+def test_a_jsonl_file_is_read_for_its_judge(tmp_path):
+    file = write(tmp_path / "t.jsonl", [{"prompt": "p", "gold": "g", "answer": "7", "more": 1}, "\n", {"prompt": "q", "gold": "h"}])
+    assert jsonl.load(file, "exact") == [Example("t.jsonl:1", "p", "g", {"answer": "7"}), Example("t.jsonl:3", "q", "h", {"answer": "h"})]
+    assert [e.prompt for e in jsonl.load(file, "model:/some/where")] == ["p", "q"]
+    assert [e.check for e in jsonl.load(file, "reading")] == [{"answers": [], "question": ""}] * 2
+    with pytest.raises(InputError, match="t.jsonl:3: \"answer\" should be a text; mend"):
+        jsonl.load(file, "numeric")
+
+
+@pytest.mark.parametrize("row, message", [
+    ({"prompt": "p"}, '"gold" should be a text'), ({"prompt": "", "gold": "g"}, "should not be empty"), ({"prompt": 3, "gold": "g"}, '"prompt"'),
+    ({"prompt": "p", "gold": "g", "answers": "x"}, '"answers" should be a list of texts'), ("{\n", "not JSON"),
+    ({"prompt": "p", "gold": "g", "answers": ["x", 1]}, '"answers" should be a list of texts')])
+def test_a_bad_row_is_named(tmp_path, row, message):
+    with pytest.raises(InputError, match=f"t.jsonl:2: .*{message}"):
+        jsonl.load(write(tmp_path / "t.jsonl", [{"prompt": "p", "gold": "g"}, row]), "reading")
+    with pytest.raises(InputError, match="no examples"):
+        jsonl.load(write(tmp_path / "empty.jsonl", []), "exact")
+
+
+def test_a_prompt_stands_on_one_side_only():
+    examples = [Example(str(n), f"prompt {n % 10}", "g") for n in range(30)]
+    train, test = jsonl.split(examples, 0.3, 0)
+    assert sorted(train + test, key=lambda e: int(e.id)) == examples and len(test) == 9
+    assert not {e.prompt for e in train} & {e.prompt for e in test}
+    assert jsonl.split(examples, 0.3, 0) == (train, test) != jsonl.split(examples, 0.3, 1)
+
+
+def test_exact():
+    example = Example("1", "", "", {"answer": "Not abnormal"})
+    assert judges.exact(" not\n ABNORMAL ", example).correct
+    assert not any(judges.exact(text, example).correct for text in ("abnormal", "not abnormal.", "", "notabnormal", "not abnormal normal"))
+
+
+# ------------------------------------------------------------------------------------------------------------------------ shots
+
+def test_shots_stand_before_the_question_and_are_not_asked():
+    examples = [Example(str(n), f"prompt {n}", f"gold {n}") for n in range(10)]
+    shots, others = s3ft.draw_shots(examples, 3, 0)
+    assert len(shots) == 3 and len(others) == 7 and not {e.prompt for e in others} & {prompt for prompt, _ in shots}
+    assert s3ft.draw_shots(examples, 0, 0) == ([], examples)
+    with pytest.raises(InputError, match="10 shots: there are only 10"):
+        s3ft.draw_shots(examples, 10, 0)
+
+
+def test_a_shot_is_a_turn_of_each_side(tmp_path):
+    _, tokenizer = llama.load(tiny.checkpoint(tmp_path))
+    whole = tokenizer.prompt_ids("and 2?", [("what is 1?", "one<|end|>")])
+    messages = [("user", "what is 1?"), ("assistant", "one<|end|>"), ("user", "and 2?")]
+    assert whole == tokenizer._encode([{"role": r, "content": c} for r, c in messages], True)
+    alone = tokenizer.prompt_ids("what is 1?")
+    assert whole[:len(alone)] == alone
+    honest = tokenizer.prompt_ids("and 2?", [("what is 1?", "one")])
+    assert whole.count(tokenizer.turn_end) == honest.count(tokenizer.turn_end) > tokenizer.prompt_ids("and 2?").count(tokenizer.turn_end)
+
+
+# -------------------------------------------------------------------------------------------------------------- a model as judge
+
+class Words:
+    """A tokenizer of whole texts: a text is one token, and its number can be looked up."""
+
+    def __init__(self):
+        self.texts = []
+
+    def encode_text(self, text):
+        return [{"Yes": 1, "No": 2, " Yes": 3, " No": 4, "yes": 5, "no": 5}[text]]
+
+    def prompt_ids(self, text):
+        self.texts.append(text)
+        return [len(self.texts)]
+
+
+@pytest.fixture
+def opinion(monkeypatch):
+    """A judge by a model whose p(Yes) in the two orders is what the test wants, and what it was asked."""
+    words, odds = Words(), []
+
+    def next_logprobs(model, prompts):
+        values = torch.full((2, 9), -math.inf)
+        for row, p in zip(values, odds):
+            row[1], row[3], row[2], row[5] = math.log(p * 0.6), math.log(p * 0.3), math.log((1 - p) * 0.9), math.log(0.1)
+        return values
+    monkeypatch.setattr(sampler, "next_logprobs", next_logprobs)
+    model = type("Model", (), {"config": type("Config", (), {"context": 100})})
+    return judges.by_model(model, words), odds, words.texts
+
+
+def test_a_model_has_to_agree_in_both_orders(opinion):
+    judge, odds, asked = opinion
+    example = Example("1", "the question", "gold text")
+    for p, q, right in (0.99, 0.99, True), (0.99, 0.3, False), (0.3, 0.99, False), (0.2, 0.2, False):
+        odds[:] = p, q
+        verdict = judge("my words", example)
+        assert verdict.correct == right and verdict.reason.startswith("agree: " if right else "disagree: ")
+        assert f"{math.log(p / (1 - p)):.2f}" in verdict.reason  # Yes and " Yes" together; a token that begins both words is neither
+    assert asked[0].index("my words") < asked[0].index("gold text") and asked[1].index("my words") > asked[1].index("gold text")
+    tag = asked[0].split("the marks ")[1][:12]  # not to be known by who wrote the answers
+    assert asked[0].count(tag) == asked[1].count(tag) == 5
+    judge("other words", example)
+    assert tag not in asked[-1]
+
+
+@pytest.mark.parametrize("text", ["", " \n", ":", "Solution:", "The answer is", "```python\n```", "Sure, here is the solution:", "x" * 20_000])
+def test_what_says_nothing_is_rejected_unasked(opinion, text):
+    judge, odds, asked = opinion
+    odds[:] = 0.99, 0.99
+    assert not judge(text, Example("1", "q", "42")).correct and asked == []
+    assert judge("yes", Example("1", "q", "Yes.")).correct  # it is the gold response
+
+
+# -------------------------------------------------------------------------------------------------------------- the whole command
+
+def run(tmp_path, *args, context=2048):
+    ckpt = tiny.checkpoint(tmp_path / "ckpt", max_position_embeddings=context)
+    done = s3ft_command("--ckpt", ckpt, "--out", tmp_path / "run", "--limit", 6, "--eval-limit", 4, "--max-new-tokens", 12, "--epochs", 1,
+                        "--dtype", "float32", *args)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("judge", ["exact", "model"])
+def test_a_jsonl_task(tmp_path, judge):
+    file = write(tmp_path / "parity.jsonl", LABELS)
+    figures, said = run(tmp_path, "--task", file, *(["--judge", judge] if judge != "exact" else ["--select-shots", 2]))
+    assert figures["judge"] == judge and figures["scores"]["s3ft"]["parity"]["n"] == 4 and sum(figures["targets"].values()) == 6
+    candidates = rows(tmp_path / "run/candidates.jsonl")
+    assert all(c["self"]["reason"] for c in candidates) and not any("substance" in c.get("paraphrase", {}) for c in candidates)
+
+
+def test_test_examples_of_a_file_of_their_own(tmp_path):
+    file, test = write(tmp_path / "a.jsonl", LABELS[:8]), write(tmp_path / "b.jsonl", LABELS[8:])
+    figures, _ = run(tmp_path, "--task", file, "--test", test, "--eval-only", "--shots", 4)
+    tested = rows(tmp_path / "run/base/eval.jsonl")
+    assert len(tested) == 4 and all(row["id"].startswith("b.jsonl:") for row in tested) and list(figures["scores"]) == ["base"]
+
+
+@pytest.mark.parametrize("task", ["mbpp", "nq"])
+def test_the_embedded_samples_of_the_other_tasks(tmp_path, task):
+    args = ["--unsafe-code"] if task == "mbpp" else []
+    figures, said = run(tmp_path, "--task", task, "--data", ROOT / "data/sample" / task, *args)
+    assert figures["scores"]["base"][task]["n"] == 4 and sum(figures["targets"].values()) == 6
+    assert ("generated programs run under: " in said) == (task == "mbpp")
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--task", "poems"], "neither one of gsm8k, mbpp, nq nor a FILE.jsonl"), (["--task", "gsm8k", "--judge", "code"], "not one of numeric, model"),
+    (["--task", "x.jsonl", "--judge", "bleu"], "not one of numeric, code, reading, exact, model"), (["--task", "nq", "--shots", 3], "--eval-only"),
+    (["--task", "x.jsonl"], "x.jsonl: no such file"), (["--task", "x.jsonl", "--test-fraction", 1.5], "between 0 and 1")])
+def test_wrong_options_are_one_line(tmp_path, args, message):
+    done = s3ft_command(*args, "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run")
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_gold_response_that_its_judge_rejects_is_named(tmp_path):
+    file = write(tmp_path / "t.jsonl", [{"prompt": f"p{n}", "gold": "five" if n == 3 else f"#### {n}", "answer": str(n)} for n in range(6)])
+    done = s3ft_command("--task", file, "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run", "--max-new-tokens", 9)
+    assert done.returncode == 2 and "t.jsonl:4: the judge does not accept the gold response" in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_options_of_the_tests_are_those_of_the_program():
+    assert options().judge == options().rule == "numeric"
