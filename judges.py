@@ -284,8 +284,8 @@ def figures(match):
 
 
 SPELLINGS = [(re.compile(pattern), new) for pattern, new in [  # of the text
-    ("''|``", '"'), ("⁄", "/"), (r"\bca(?= ?n't\b)", "can"), (r"\bwo(?= ?n't\b)", "will"), (r" ?n't\b", " not"), (r"\bcannot\b", "can not"),
-    ("&", " and "), (r"\b([a-z])\s?\.\s?(?=[a-z]\s?\.)", r"\1"),  # J. R. R. Tolkien, U.S.
+    ("⁄", "/"), ("&", " and "), (r"\bca(?= ?n't\b)", "can"), (r"\bwo(?= ?n't\b)", "will"), (r" ?n't\b", " not"),
+    (r"\bcannot\b", "can not"), (r"\b([a-z])\s?\.\s?(?=[a-z]\s?\.)", r"\1"),  # J. R. R. Tolkien, U.S.
     (r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])", lambda match: match[0].replace(",", "")),
     ("[-—]+", "-"), (r"(?<=[^\W\d_])( *)-\1(?=[0-9])", " "), (r"-(?! *[$€£]?\.?[0-9])", " ")]]  # it stays as a minus or a range
 REWORDINGS = [(re.compile(pattern), new) for pattern, new in [  # of the tokens, one space apart
@@ -344,8 +344,8 @@ ABSTENTION = re.compile(r"""\b(?:unanswerable|unknown|not\ in\ the\ (?:passage|t
     | mention(?:ed)?|specif(?:y|ied)|provided|given|tell|told|included|indicated?|discuss(?:ed)?|determined?|find|found|know|clear
     | information | (?:provide|contain|give|include|have)(?=(?:\ \w+){0,3}\ (?:answer|information|details?|it|this)\b)))\b
     """, re.X)
-ABSENT = GRAMMAR | set("to for passage answer text context question article information any enough given provided contained "
-                       "available possible can i we based according regarding about within using how so whether".split())
+ABSENT = GRAMMAR | set("""to for passage answer text context question article information any enough given provides provided
+    contained available possible can i we based according regarding about using how so whether""".split())
 
 
 def first(question):
@@ -377,7 +377,7 @@ def foreign(words, question, grammar):
 
 def abstains(response, question):
     """Whether each sentence says that the passage has no answer, and nothing else."""
-    sentences = [" ".join(tokens(sentence)) for sentence in re.split(r"[.!;\n]+(?!\w)", response)]
+    sentences = [" ".join(tokens(sentence)) for sentence in re.split(r"\n|[.!;]+(?!\w)", response)]
     for sentence in filter(None, sentences):
         rest, marks = ABSTENTION.subn("is", sentence)
         topics = {first(question)[1], "about", "of", "whether"} | ASKING | PRONOUNS  # "not stated: oak" has none
@@ -421,7 +421,8 @@ def fault(before, answer, after, question):
             ahead = max(seen[-1:], default=-1) + 1
             seen.append(asked.index(word, ahead if word in asked[ahead:] else 0))
     unsaid = {i for i, word in enumerate(question) if word not in GRAMMAR | AIMING and asked[i] not in noun} - {*seen}
-    if any(a < gap < b for a, b in zip(seen, seen[1:]) for gap in unsaid) or not standing_in and {i + 1 for i in seen} & unsaid:
+    if (any(a < gap < b for a, b in zip(seen, seen[1:]) for gap in unsaid) or not standing_in and {i + 1 for i in seen} & unsaid
+            or seen and any(question[i] in ("not", "no", "never") for i in unsaid)):
         return "half of what was asked"
     turns = bool(passive or by or HAVE & set(words)) + (words[0] in PLACING)
     return "the order of the words" if sum(a >= b for a, b in zip(seen, seen[1:])) > turns else None

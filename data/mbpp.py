@@ -17,7 +17,7 @@ SPLITS = {"train": range(601, 975), "validation": range(511, 601), "test": range
 FIELDS = {"task_id": int, "text": str, "code": str, "test_list": list, "test_setup_code": str, "challenge_test_list": list}
 
 # Both chosen by measurement on two checkpoints (NOTES.md, "The requests for code").
-PROMPT = """Write Python code for the task below, in one ```python block.
+PROMPT = """Write Python code for the task below. Reply with one ```python block and nothing else.
 
 Task: {text}
 Test that it has to pass:
@@ -29,7 +29,8 @@ PARAPHRASE = """{prompt}
 Reference solution:
 {gold}
 
-Use the reference solution as a guide and write your own solution to the task, in one ```python block."""
+Do not copy the reference solution. Write the program again in your own style: give its variables other names, add a short \
+comment to each step, and simplify what can be simplified. Reply with one ```python block."""
 
 
 def load(directory, split):

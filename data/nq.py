@@ -31,7 +31,8 @@ PARAPHRASE = """{prompt}
 
 Reference answer: {gold}
 
-Give this answer in your own words, in one short sentence."""
+Say the same as the reference answer in one short sentence of your own. If it is "unanswerable", say that the passage does not \
+answer the question."""
 
 
 def load(directory, split):
@@ -65,7 +66,7 @@ def read(directory, split):
     elif any((directory / file).exists() for file in SQUAD.values()):
         yield from read_squad(directory / SQUAD[split])
     else:
-        raise InputError(f"{directory}: neither {{answerable,unanswerable}}_{{train,test}}.json nor {{train,dev}}-v2.0.json is here; "
+        raise InputError(f"{directory}: has neither {{answerable,unanswerable}}_{{train,test}}.json nor {{train,dev}}-v2.0.json; "
                          "`python data/fetch.py nq` downloads the former")
 
 
@@ -76,7 +77,7 @@ def read_nq(file, answerable):
         instruction, answer = field(row, "instruction", str, where), row.get("gt_answer")
         parts = re.fullmatch(r"(?s).*?Passage:(.*)Question:(.*)Answer:\s*", instruction)  # a passage may say "Question:"
         if not parts or not parts[1].strip() or not parts[2].strip():
-            raise InputError(f"{where}: \"instruction\" should read \"… Passage: … Question: … Answer:\", found {instruction!a:.50}")
+            raise InputError(f"{where}: \"instruction\" should read \"… Passage: … Question: … Answer:\"")
         try:
             answers = json.loads(answer) if answer.startswith("[") else [answer] if answer.strip() else []
         except (AttributeError, ValueError, RecursionError):
@@ -88,16 +89,20 @@ def read_nq(file, answerable):
 
 
 def read_squad(file):
+    ids = set()
     for a, article in enumerate(field(read_json(file), "data", list, file), 1):
         for p, paragraph in enumerate(field(article, "paragraphs", list, f"{file}: article {a}"), 1):
             where = f"{file}: article {a}, paragraph {p}"
             context = field(paragraph, "context", str, where).strip()
             for q, row in enumerate(field(paragraph, "qas", list, where), 1):
                 here = f"{where}, question {q}"
-                question, id = " ".join(field(row, "question", str, here).split()), field(row, "id", str, here)
+                id, question = field(row, "id", str, here), " ".join(field(row, "question", str, here).split())
                 answers = [field(x, "text", str, here).strip() for x in field(row, "answers", list, here)]
                 if field(row, "is_impossible", bool, here) == bool(answers):
-                    raise InputError(f"{here}: \"is_impossible\" and \"answers\" contradict each other")
+                    raise InputError(f"{here}: \"is_impossible\" and \"answers\" contradict each other; mend or remove it")
+                if id in ids:
+                    raise InputError(f"{here}: the id {id!a:.60} stands in this file twice; remove one of them")
+                ids.add(id)
                 yield f"{file.name}:{id}", context, question, list(dict.fromkeys(answers))
 
 

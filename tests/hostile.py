@@ -333,8 +333,7 @@ def attack():
     "environment": "import os\ndef attack(): return 'S3FT_SECRET' in os.environ or 'PATH' in os.environ",
     "descriptors": "import os, stat\ndef attack():\n    found = []\n    for fd in range(3, 1024):\n        try: found.append(os.fstat(fd))\n"
                    "        except OSError: pass\n    return len(found) != 1 or not stat.S_ISFIFO(found[0].st_mode)",
-    "writes to its input": attempt("if os.write(0, b'x') and os.lseek(0, 0, 2): raise AttributeError('a file') if False else None\n"
-                                   "import stat\nif stat.S_ISCHR(os.fstat(0).st_mode): raise OSError"),
+    "its input": "import os, stat\ndef attack(): return not stat.S_ISCHR(os.fstat(0).st_mode)",
     "module path": "import sys, os\ndef attack(): return any(os.path.exists(os.path.join(p, 'judges.py')) for p in sys.path) or '' in sys.path",
     "a thread that goes on": "import threading\ndef go():\n    while True: pass\ndef attack():\n    threading.Thread(target=go).start()\n    return False",
     "a thread that writes on": "import threading\ndef go():\n    while True: open('again', 'w').write('x')\ndef attack():\n    threading.Thread(target=go).start()\n    return False",
@@ -351,4 +350,4 @@ def attack():
 # Those that succeed without the layers and do no harm then: the test that the tests can fail.
 HARMLESS = ["read a file", "list a folder", "read the judge", "read through a symbolic link", "append to a file", "chmod", "utime", "new file",
             "new folder", "fork", "subprocess", "system", "memory as a program", "signal the judge", "TCP", "UDP", "Unix socket",
-            "abstract Unix socket", "abstract address through a pair", "address through a pair", "listen", "setsid", "inotify", "clone", "clone3"]
+            "abstract Unix socket", "abstract address through a pair", "address through a pair", "listen", "inotify", "clone", "clone3"]

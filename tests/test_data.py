@@ -36,7 +36,8 @@ def refused(task, folder, split="train"):
 # ---- what holds of every set ----
 
 COUNTS = {("mbpp", "sample"): {"train": 54, "validation": 12, "test": 35}, ("nq", "sample"): {"train": 132, "test": 84},
-          ("mbpp", "published"): {"train": 374, "validation": 90, "test": 500}, ("nq", "published"): {"train": 3800, "test": 2000}}
+          ("mbpp", "published"): {"train": 374, "validation": 90, "test": 500},
+          ("nq", "published"): {"train": 3800, "test": 2000}}
 
 
 @pytest.mark.parametrize("task, source", COUNTS)
@@ -71,8 +72,6 @@ def test_nq_has_as_many_questions_without_an_answer(source):
 
 @pytest.mark.parametrize("source", ["sample", "published"])
 def test_judge_accepts_every_gold_answer_and_no_abstention_for_it(source):
-    if not hasattr(judges, "reading"):
-        pytest.skip("judges.reading is not there yet")
     for split in ("train", "test"):
         for e in nq.load(folder_of("nq", source), split):
             for gold in e.check["answers"] or [nq.ABSTAIN]:
@@ -81,17 +80,17 @@ def test_judge_accepts_every_gold_answer_and_no_abstention_for_it(source):
 
 
 def test_judge_accepts_every_gold_program_of_the_sample():
-    if not hasattr(judges, "code"):
-        pytest.skip("judges.code is not there yet")
     for split in mbpp.SPLITS:
         for e in mbpp.load(SAMPLE / "mbpp", split):
-            assert judges.code(e.gold, e).correct, (e.id, judges.code(e.gold, e))
+            verdict = judges.code(e.gold, e, unsafe=True)  # our own programs, also where nothing isolates them
+            assert verdict.correct, (e.id, verdict)
 
 
 # ---- MBPP ----
 
-ROW = {"text": "Add.", "code": "import re\r\ndef add(a, b):\r\n\treturn a + b  # \"\\d\"\r\n", "task_id": 601, "test_setup_code": "x = 1\r\ny = 2",
-       "test_list": ["assert add(1, 2) == 3", "assert add(x, y) == 3"], "challenge_test_list": ["assert add(0, 0) == 0"]}
+ROW = {"text": "Add.", "code": "import re\r\ndef add(a, b):\r\n\treturn a + b  # \"\\d\"\r\n", "task_id": 601,
+       "test_setup_code": "x = 1\r\ny = 2", "test_list": ["assert add(1, 2) == 3", "assert add(x, y) == 3"],
+       "challenge_test_list": ["assert add(0, 0) == 0"]}
 
 
 def write(path, *rows):
@@ -173,7 +172,7 @@ def test_nq_val_files_are_training_rows_and_test_questions_leave(tmp_path):
     (("p", "q", '["a"'), '"gt_answer" should be'), (("p", "q", None), '"gt_answer" should be'),
     (("p", "q", ["a"]), '"gt_answer" should be'), ((" ", "q", "a"), '"instruction" should read'),
     (("p", " ", "a"), '"instruction" should read'), ({"gt_answer": "a"}, '"instruction" should be a text'),
-    ({"instruction": "Passage: p Question: q", "gt_answer": "a"}, '"instruction" should read "… Passage: … Question: … Answer:"')])
+    ({"instruction": "Passage: p Question: q", "gt_answer": "a"}, '"instruction" should read "… Passage: …')])
 def test_nq_bad_row(tmp_path, row, message):
     nq_folder(nq_folder(tmp_path, [("p", "r", "a"), row]), [("p", "s", "a")], part="test")
     assert refused("nq", tmp_path).startswith(f"{tmp_path}/answerable_train.json: row 2: {message}")
@@ -214,9 +213,10 @@ def test_squad(tmp_path):
 
 
 @pytest.mark.parametrize("row, message", [
-    (("a", "Who?", [], False), "contradict"), (("a", "Who?", ["x"], True), "contradict"), (("a", "Who?", [""], False), '"text" should'),
+    (("a", "Who?", [], False), "contradict"), (("a", "Who?", ["x"], True), "contradict"),
+    (("a", "Who?", [""], False), '"text" should be'),
     (("a", " ", ["x"], False), '"question" should be'), ((1, "Who?", ["x"], False), '"id" should be'),
-    (("a", "Who?", ["x"], "no"), '"is_impossible" should be')])
+    (("b", "Who?", [], True), "the id 'b' stands in this file twice"), (("a", "Who?", ["x"], "no"), '"is_impossible" should be')])
 def test_squad_bad_row(tmp_path, row, message):
     squad(tmp_path / "dev-v2.0.json", ("b", "What?", [], True), row)
     line = refused("nq", tmp_path, "test")

@@ -154,7 +154,8 @@ def test_the_data_sets_are_pinned():
     assert set(fetch.FILES) == {"gsm8k", "mbpp", "nq", "squad"}
     for name, files in fetch.FILES.items():
         for url, sha256, target in files:
-            assert url.startswith("https://") and url.rpartition("/")[2] == Path(target).name and target == f"{name}/{Path(target).name}"
+            file = Path(target).name
+            assert url.startswith("https://") and url.endswith(f"/{file}") and target == f"{name}/{file}"
             assert len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
     assert len({sha256 for files in fetch.FILES.values() for _, sha256, _ in files}) == 13
 
