@@ -134,10 +134,8 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args):
     todo = [i for i in prompts if "correct" not in journal.rows[i][kind]]
     pairs = [(journal.rows[i][kind], examples[i]) for i in todo]
     for (response, example), found in zip(pairs, verdicts(verdict, pairs, f"{label}, judge")):
-        # Where the judge sees the final number alone, a paraphrase of a worked solution has to be measured otherwise too.
-        measured = kind == "paraphrase" and args.rule == "numeric"
-        journal.add(example.id, **{kind: {**response, **found._asdict(), **(
-            {"substance": judges.substance(response["text"], example.gold)} if measured else {})}})
+        measures = {"substance": judges.substance(response["text"], example.gold)} if kind == "paraphrase" else {}
+        journal.add(example.id, **{kind: {**response, **found._asdict(), **measures}})
 
 
 def select(base, tokenizer, examples, judge, args, shots=()):
@@ -178,8 +176,8 @@ def paraphrase_request(example, args):
 def acceptable(row, source, args):
     """Whether a candidate may be a target: finished, judged right and, for a paraphrase, with the substance of gold.
 
-    The numeric judge sees the final answer alone, and a paraphrase was shown it: one that drops the reasoning would pass. So it
-    has to keep at least half of gold's numbers and half of its length, and a word-for-word copy counts as gold, which it is.
+    A word-for-word copy counts as gold, which it is. The numeric judge sees the final answer alone, and a paraphrase was shown
+    it: one that drops the reasoning would pass. So it has to keep at least half of gold's numbers and half of its length.
     """
     if source == "gold":
         return True
@@ -187,7 +185,7 @@ def acceptable(row, source, args):
     if not candidate or candidate["finish"] != "stop" or not candidate["correct"]:
         return False
     s = candidate.get("substance")
-    return not s or args.substance == "off" or (s["numbers"] >= 0.5 and s["length"] >= 0.5 and not s["copy"])
+    return not s or args.substance == "off" or not s["copy"] and (args.rule != "numeric" or s["numbers"] >= 0.5 and s["length"] >= 0.5)
 
 
 def targets_of(candidates, method, args):

@@ -22,21 +22,18 @@ missing; there also the amount of disk (16 MB a file, but any number of files un
 the uid layer the number of threads, save by memory. seccomp for aarch64 is written from the kernel's table but was not run.
 A child dies with the thread that started it (PR_SET_PDEATHSIG), so call `run` from threads that wait for it.
 """
+import _signal as signal  # the part in C: `signal` itself imports enum, 5 ms of the child's 40
 import builtins
 import ctypes
-import errno
 import marshal
 import os
-import signal
 import struct
 import sys
-from itertools import islice
 
-if __name__ != "launcher":  # the child is this module too, and does without these 20 ms
+if __name__ != "launcher":  # the child is this module too, and does without these
     import functools
     import json
     import select
-    import shutil
     import site
     import subprocess
     import sysconfig
@@ -132,23 +129,21 @@ def encode(x, counter, depth=0):
         return f'["float","{float.hex(x)}"]'
     if isinstance(x, complex):
         return f'["complex",["{float.hex(x.real)}","{float.hex(x.imag)}"]]'
-    if isinstance(x, (str, bytes)) and len(x) > BYTES:
-        raise Failure("too large: a string")
-    if isinstance(x, str):
-        return f'["str","{bytes.hex(str.encode(x, "utf-8", "surrogatepass"))}"]'
-    if isinstance(x, bytes):
-        return f'["bytes","{bytes.hex(x)}"]'
-    if isinstance(x, range):
-        items = x.start, x.stop, x.step
-    elif isinstance(x, dict):
-        items = [part for pair in islice(dict.items(x), ITEMS) for part in pair]
-    elif hasattr(type(x), "__next__"):
-        items = x
+    if isinstance(x, (str, bytes)):
+        tag, data = ("bytes", x) if isinstance(x, bytes) else ("str", str.encode(x, "utf-8", "surrogatepass"))
+        if len(data) > BYTES:
+            raise Failure("too large: a string")
+        return f'["{tag}","{bytes.hex(data)}"]'
+    for base in list, tuple, set, frozenset, dict, range:
+        if isinstance(x, base):
+            tag = base.__name__
+            items = [part for pair in dict.items(x) for part in pair] if base is dict else base.__iter__(x)
+            items = (x.start, x.stop, x.step) if base is range else items
+            break
     else:
-        items = next((base.__iter__(x) for base in (list, tuple, set, frozenset) if isinstance(x, base)), None)
-    if items is None:
-        raise Failure(f"not plain data: {type(x).__name__}")
-    tag = next((base.__name__ for base in (list, tuple, set, frozenset, dict, range) if isinstance(x, base)), "iterator")
+        if not hasattr(type(x), "__next__"):
+            raise Failure(f"not plain data: {type(x).__name__}")
+        tag, items = "iterator", x
     return f'["{tag}",[{",".join([encode(item, counter, depth + 1) for item in items])}]]'
 
 
@@ -176,7 +171,7 @@ restart_syscall 219 128, getrandom 318 278, exit 60 93, exit_group 231 94"""
 THREAD = 0x100 | 0x800 | 0x10000                                     # CLONE_VM, CLONE_SIGHAND, CLONE_THREAD; no namespaces:
 OTHERS = 0x2000 | 0x4000 | 0x20000 | 0x800000 | 0x7E000000 | 0x80    # CLONE_PTRACE, _VFORK, _NEWNS, _UNTRACED, _NEW…
 TRUNCATE = 0o1003, [0, 1, 2, 3, 0o1001, 0o1002, 0o1003]              # not O_TRUNC alone, which old Landlocks let pass
-IN_PART = lambda pid: [                                              # noqa: E731 (a table)
+IN_PART = lambda pid: [
     ("open", 2, None, 1, *TRUNCATE), ("openat", 257, 56, 2, *TRUNCATE),
     ("clone", 56, 220, 0, THREAD | OTHERS, [THREAD]),
     ("socketpair", 53, 199, 0, 0xFFFFFFFF, [1]), ("sendto", 44, 206, 5, 0xFFFFFFFF, [0]),  # asyncio's: AF_UNIX, to no address
@@ -187,6 +182,7 @@ IN_PART = lambda pid: [                                              # noqa: E73
     ("ioctl", 16, 29, 1, 0xFFFFFFFF, [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451])]  # isatty, size, FIONREAD, FIO(N)CLEX …
 MACHINES = {"x86_64": (0, 0xC000003E, 155), "aarch64": (1, 0xC00000B7, 41)}  # column above, AUDIT_ARCH_…, pivot_root
 CLONE3, CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 435, 444, 445, 446  # the same everywhere
+EPERM, ENOSYS = 0x50001, 0x50026  # SECCOMP_RET_ERRNO and the error
 
 
 def confine(layers, cpu_seconds, folder, readable, parent):
@@ -270,13 +266,14 @@ def enter_namespaces(folder, readable):
         call("mount", os.fsencode(path), os.fsencode(target), None, bind, None)
         locked = os.statvfs(target).f_flag & (2 | 4 | 8)  # nosuid, nodev and noexec of the original have to stay
         call("mount", None, os.fsencode(target), None, seal | locked, None)
-    os.makedirs(folder + "/tmp", exist_ok=True)
-    call("mount", b"tmpfs", os.fsencode(folder + "/tmp"), b"tmpfs", 0, f"size={DISK},nr_inodes=10000,mode=755".encode())
+    work = "/" + os.path.basename(folder)
+    os.mkdir(folder + work)
+    call("mount", b"tmpfs", os.fsencode(folder + work), b"tmpfs", 0, f"size={DISK},nr_inodes=10000,mode=755".encode())
     call("mount", None, os.fsencode(folder), None, seal, None)
     os.chdir(folder)
     call("syscall", MACHINES[os.uname().machine][2], b".", b".")  # pivot_root(2), "pivot_root(".", ".")"
     call("umount2", b".", 2)  # MNT_DETACH: the old root
-    return "/tmp"
+    return work
 
 
 def restrict_files(folder, readable):
@@ -300,9 +297,9 @@ def seccomp_filter(machine, pid):
     falls back to clone, whose flags can be read, and all else with EPERM: x32 and 32-bit calls too, whose numbers mean others."""
     column, architecture, _ = MACHINES[machine]
     load, equal, mask, give = 0x20, 0x15, 0x54, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_ALU|AND|K, BPF_RET|K
-    allow, refuse = (give, 0, 0, 0x7FFF0000), (give, 0, 0, 0x50000 | errno.EPERM)
+    allow, refuse = (give, 0, 0, 0x7FFF0000), (give, 0, 0, EPERM)
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), refuse,  # struct seccomp_data: nr 0, arch 4, args from 16
-               (load, 0, 0, 0), (equal, 0, 1, CLONE3), (give, 0, 0, 0x50000 | errno.ENOSYS)]
+               (load, 0, 0, 0), (equal, 0, 1, CLONE3), (give, 0, 0, ENOSYS)]
     for entry in SYSTEM_CALLS.split(","):
         number = entry.split()[1 + column]
         if number != "-":
@@ -310,7 +307,8 @@ def seccomp_filter(machine, pid):
     for _, *numbers, argument, bits, values in IN_PART(pid):
         if numbers[column] is not None:  # the low 32 bits of the argument, which is all that the kernel reads of these
             tests = [step for value in values for step in [(equal, 0, 1, value), allow]]
-            program += [(equal, 0, 3 + len(tests), numbers[column]), (load, 0, 0, 16 + 8 * argument), (mask, 0, 0, bits), *tests, refuse]
+            program += [(equal, 0, 3 + len(tests), numbers[column]), (load, 0, 0, 16 + 8 * argument), (mask, 0, 0, bits),
+                        *tests, refuse]
     return b"".join(struct.pack("HBBI", *step) for step in [*program, refuse])
 
 
@@ -363,9 +361,11 @@ def layers():
 def libraries():
     """Folders that a program may read: (the system's libraries and the interpreter's, those to append to its sys.path)."""
     packages = [path for path in dict.fromkeys(site.getsitepackages()) if os.path.isdir(path)]
-    own = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *packages]
-    system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"]
-    return [path for path in dict.fromkeys(system + own) if os.path.isdir(path)], packages
+    folders = ["/usr/lib", "/lib", "/lib64", "/usr/lib64", "/usr/share/zoneinfo"]
+    for path in os.path.dirname(sysconfig.get_path("stdlib")), os.path.dirname(sysconfig.get_path("platstdlib")), *packages:
+        if not any(path == other or path.startswith(other + os.sep) for other in folders):
+            folders.append(path)
+    return [path for path in folders if os.path.isdir(path)], packages
 
 
 @functools.cache
@@ -377,7 +377,8 @@ def start(on, code, setup, calls, cpu_seconds):
     """`run` with the layers `on`, all of which must hold."""
     readable, packages = libraries()
     folder = tempfile.mkdtemp(prefix="s3ft-")
-    boot = f"import marshal, sys; sys.path[:1] = []; sys.path += {packages!a}; exec(marshal.load(sys.stdin.buffer), {{'__name__': 'launcher'}})"
+    boot = (f"import marshal, sys; sys.path[:1] = []; sys.path += {packages!a}\n"
+            "exec(marshal.load(sys.stdin.buffer), {'__name__': 'launcher'})")
     settings = {"layers": on, "cpu_seconds": cpu_seconds, "folder": folder, "readable": readable, "parent": os.getpid()}
     environment = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:surrogatepass",
                    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

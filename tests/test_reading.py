@@ -201,7 +201,7 @@ def test_command_line_judges_the_labelled_rows_in_order():
 
 
 @pytest.mark.parametrize("row, message", [
-    ({"response": "Paris"}, '"answers" should be'), ({"response": "Paris", "answers": "Paris"}, '"answers" should be'),
+    ({"response": "Paris", "answers": "Paris"}, '"answers" should be'),
     ({"response": "Paris", "answers": [1]}, '"answers" should be'), ({"answers": ["Paris"]}, '"response" should be'),
     ({"response": "Paris", "answers": ["Paris"], "question": 1}, '"question" should be'),
     ({"response": "Paris", "answers": ["Paris", "``"]}, "the answer '``' has no words")])

@@ -69,6 +69,8 @@ def test_a_paraphrase_without_substance_falls_back_to_gold(change):
     rows = [row(WRONG, candidate("p", substance=GOOD | change))]
     assert s3ft.targets_of(rows, "s3ft", options())[0]["source"] == "gold"
     assert s3ft.targets_of(rows, "s3ft", options(substance="off"))[0]["source"] == "paraphrase"
+    source = s3ft.targets_of(rows, "s3ft", options(rule="code"))[0]["source"]  # tests see the whole program
+    assert source == ("gold" if change.get("copy") else "paraphrase")
 
 
 EXAMPLES = [Example(str(n), f"prompt {n}", f"{n}+1 = {n + 1}\n#### {n + 1}", {"answer": str(n + 1)}) for n in range(6)]

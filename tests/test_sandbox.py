@@ -101,8 +101,10 @@ def world(tmp_path_factory):
 
     def account():
         stats = [os.stat(path) for path in [canary, folder, *libraries]]
-        return (canary.read_text(), sorted(os.listdir(folder)), [(s.st_mode, s.st_uid, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats],
-                [os.path.exists(path) for path in ["/var/tmp/s3ft-pwned", "/dev/shm/s3ft-pwned", ROOT / "pwned.py"]], socket.gethostname(), state())
+        return (canary.read_text(), sorted(os.listdir(folder)),
+                [(s.st_mode, s.st_uid, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats],
+                [os.path.exists(path) for path in ["/var/tmp/s3ft-pwned", "/dev/shm/s3ft-pwned", ROOT / "pwned.py"]],
+                socket.gethostname(), state())
     before = account()
 
     def check():
@@ -141,22 +143,27 @@ def test_no_forgery_is_accepted_and_nothing_is_left(world, monkeypatch):
     monkeypatch.setattr(sandbox, "run", partial(sandbox.run, cpu_seconds=1))
     names, check = world
     with ThreadPoolExecutor(8) as pool:
-        verdicts = dict(zip(hostile.FORGERIES, pool.map(lambda program: judge(filled(program, names)), hostile.FORGERIES.values())))
+        verdicts = dict(zip(hostile.FORGERIES,
+                pool.map(lambda program: judge(filled(program, names)), hostile.FORGERIES.values())))
     assert {name: verdict for name, verdict in verdicts.items() if verdict.correct} == {}
     assert all(verdict.reason.isascii() and "\n" not in verdict.reason and len(verdict.reason) < 400 for verdict in verdicts.values())
     check()
     reasons = collections.Counter(verdict.reason.split(":")[0] for verdict in verdicts.values())
-    assert set(reasons) <= {"wrong value", "raised", "timed out", "exited early", "syntax error", "not plain data", "too large", "too deep",
+    assert set(reasons) <= {"wrong value", "raised", "timed out", "exited early", "syntax error", "not plain data", "too large",
+            "too deep",
                             "too long", "broken result"}, reasons
-    for name, reason in [("os._exit", "exited early"), ("loops", "timed out"), ("a cycle", "too deep"), ("a long list", "too large"),
-                         ("equals everything", "not plain data"), ("frame: nested", "broken result"), ("sys.exit", "raised: NameError"),
+    for name, reason in [("os._exit", "exited early"), ("loops", "timed out"), ("a cycle", "too deep"),
+            ("a long list", "too large"),
+                         ("equals everything", "not plain data"), ("frame: nested", "broken result"),
+                         ("sys.exit", "raised: NameError"),
                          ("NUL", "syntax error"), ("memory", "raised: MemoryError"), ("forks", "raised: PermissionError"),
                          ("waits for input", "raised: EOFError"), ("a long source", "too long")]:
         assert verdicts[name].reason.startswith(reason), (name, verdicts[name])
 
 
 @strong
-@pytest.mark.parametrize("without", [[], ["namespaces", "uid"], ["uid"], ["landlock", "uid"]], ids=lambda names: "without " + "-".join(names))
+@pytest.mark.parametrize("without", [[], ["namespaces", "uid"], ["uid"], ["landlock", "uid"]],
+    ids=lambda names: "without " + "-".join(names))
 def test_no_attack_succeeds(world, without):
     """With all layers, as in a container (no namespaces), as the own user, and on a kernel without Landlock."""
     on = [layer for layer in ON if layer not in without]
@@ -169,7 +176,8 @@ def test_no_attack_succeeds(world, without):
     with ThreadPoolExecutor(8) as pool:
         outcomes = dict(zip(hostile.ATTACKS, pool.map(attack, hostile.ATTACKS)))
     assert {name: outcome for name, outcome in outcomes.items() if outcome.values not in (None, [False])} == {}
-    broken = {name: outcome for name, outcome in outcomes.items() if outcome.reason.startswith(("syntax", "broken", "raised: NameError"))}
+    broken = {name: outcome for name,
+        outcome in outcomes.items() if outcome.reason.startswith(("syntax", "broken", "raised: NameError"))}
     assert broken == {}, "the attack itself is at fault"
     check()
 
@@ -180,7 +188,8 @@ def test_attacks_succeed_without_layers(world, tmp_path):
     names, check = world
     canary, folder = names["CANARY"], names["FOLDER"]
     stats = canary.stat()
-    outcomes = {name: sandbox.start(["rlimits"], filled(hostile.ATTACKS[name], names), "", ["attack()"], 5) for name in hostile.HARMLESS}
+    outcomes = {name: sandbox.start(["rlimits"], filled(hostile.ATTACKS[name], names), "", ["attack()"],
+        5) for name in hostile.HARMLESS}
     assert {name: outcome for name, outcome in outcomes.items() if outcome.values != [True]} == {}
     with pytest.raises(AssertionError):
         check()
@@ -248,7 +257,8 @@ def test_the_folder_is_removed_whatever_is_in_it(tmp_path):
 # -- Refusal ----------------------------------------------------------------------------------------------------------------------
 
 def test_refuses_where_it_cannot_isolate(monkeypatch):
-    for on, fine in [(["rlimits"], False), (["rlimits", "seccomp"], False), (["rlimits", "landlock"], False), (["rlimits", "namespaces"], False),
+    for on, fine in [(["rlimits"], False), (["rlimits", "seccomp"], False), (["rlimits", "landlock"], False),
+            (["rlimits", "namespaces"], False),
                      (["rlimits", "landlock", "seccomp"], True), (["rlimits", "namespaces", "seccomp"], True)]:
         monkeypatch.setattr(sandbox, "layers", lambda: on)
         assert sandbox.require(unsafe=True) == on
@@ -289,7 +299,8 @@ def test_a_layer_that_fails_is_an_error_and_not_a_verdict(monkeypatch):
 def test_numbers_of_the_system_calls():
     """Against the kernel's headers, where they are: asm-generic's numbers are aarch64's."""
     table = [entry.split() for entry in sandbox.SYSTEM_CALLS.split(",")]
-    table += [(name, *numbers) for name, *numbers, _, _, _ in sandbox.IN_PART(1)] + [("clone3", 435, 435), ("pivot_root", 155, 41)]
+    table += [(name, *numbers) for name, *numbers, _, _, _ in sandbox.IN_PART(1)] + [("clone3", 435, 435),
+        ("pivot_root", 155, 41)]
     headers = [Path(f"/usr/include/{name}") for name in ["x86_64-linux-gnu/asm/unistd_64.h", "asm-generic/unistd.h"]]
     if not all(header.exists() for header in headers):
         pytest.skip("no kernel headers here")
@@ -328,9 +339,12 @@ def test_the_filter_run_by_hand(machine):
             assert says(number) == ("allow" if number in allowed else "ENOSYS" if number == 435 else "EPERM"), number
         assert says(number, arch=architecture ^ 1) == says(number | 0x40000000) == "EPERM"
     thread = 0x3D0F00  # what glibc passes
-    cases = [("clone", thread, "allow"), ("clone", 17, "EPERM"), ("clone", thread | 0x10000000, "EPERM"), ("clone", 0x4100 | 17, "EPERM"),
-             ("clone", thread & ~0x10000, "EPERM"), ("kill", 77, "allow"), ("kill", 0, "EPERM"), ("kill", 2**32 - 1, "EPERM"), ("kill", 1, "EPERM"),
-             ("tgkill", 77, "allow"), ("tgkill", 78, "EPERM"), ("prctl", 15, "allow"), ("prctl", 1, "EPERM"), ("prctl", 22, "EPERM"),
+    cases = [("clone", thread, "allow"), ("clone", 17, "EPERM"), ("clone", thread | 0x10000000, "EPERM"),
+            ("clone", 0x4100 | 17, "EPERM"),
+             ("clone", thread & ~0x10000, "EPERM"), ("kill", 77, "allow"), ("kill", 0, "EPERM"), ("kill", 2**32 - 1, "EPERM"),
+             ("kill", 1, "EPERM"),
+             ("tgkill", 77, "allow"), ("tgkill", 78, "EPERM"), ("prctl", 15, "allow"), ("prctl", 1, "EPERM"),
+             ("prctl", 22, "EPERM"),
              ("prlimit64", 0, "allow"), ("prlimit64", 5, "EPERM"), ("socketpair", 1, "allow"), ("socketpair", 2, "EPERM")]
     for name, first, answer in cases:
         assert says(partly[name], first) == answer, (name, first)
@@ -344,16 +358,22 @@ def test_the_filter_run_by_hand(machine):
 F = "def f(x):\n    return x + 1\n"
 TESTS = ["assert f(1) == 2", "assert f(-1) == 0"]
 FENCED = {
-    "bare": F, "bare with CRLF": F.replace("\n", "\r\n"), "fenced": f"```python\n{F}```", "with text": f"Sure!\n\n```python\n{F}```\nIt adds 1.",
-    "py": f"```py\n{F}```", "Python": f"```Python\n{F}```", "python3": f"```python3\n{F}```", "untagged": f"```\n{F}```", "tildes": f"~~~python\n{F}~~~",
+    "bare": F, "bare with CRLF": F.replace("\n", "\r\n"), "fenced": f"```python\n{F}```",
+    "with text": f"Sure!\n\n```python\n{F}```\nIt adds 1.",
+    "py": f"```py\n{F}```", "Python": f"```Python\n{F}```", "python3": f"```python3\n{F}```", "untagged": f"```\n{F}```",
+    "tildes": f"~~~python\n{F}~~~",
     "long fence": f"````python\n{F}````", "space before the tag": f"``` python\n{F}```", "braces": f"```{{.python}}\n{F}```",
-    "title": f"```python title=\"a.py\"\n{F}```", "CRLF": f"```python\n{F}```\n".replace("\n", "\r\n"), "unclosed": f"Here:\n```python\n{F}",
-    "in a list": "1. So:\n" + textwrap.indent(f"```python\n{F}```", "   "), "fence in a string": f"~~~py\ns = '''\n```\n'''\n{F}~~~",
+    "title": f"```python title=\"a.py\"\n{F}```", "CRLF": f"```python\n{F}```\n".replace("\n", "\r\n"),
+    "unclosed": f"Here:\n```python\n{F}",
+    "in a list": "1. So:\n" + textwrap.indent(f"```python\n{F}```", "   "),
+    "fence in a string": f"~~~py\ns = '''\n```\n'''\n{F}~~~",
     "two blocks": f"```python\ny = 1\n```\nThen\n```python\n{F.replace('+ 1', '+ y')}```",
     "tagged and untagged": f"```\ny = 1\n```\nThen\n```python\n{F.replace('+ 1', '+ y')}```",
-    "output": f"```python\n{F}print(f(1))\n```\nOutput:\n```\nThe result: 2\n```", "output that raises": f"```python\n{F}```\n```\napple\n```",
+    "output": f"```python\n{F}print(f(1))\n```\nOutput:\n```\nThe result: 2\n```",
+    "output that raises": f"```python\n{F}```\n```\napple\n```",
     "shell": f"```bash\npip install x\n```\n```python\n{F}```\n```text\nnot python\n```\n```json\n{{\"a\": true}}\n```",
-    "session": f"```python\n{F}```\n```python\n>>> f(1)\n2\n```\n```\n>>> f(2)\n3\n```", "corrected": f"```python\n{F.replace('1', '2')}```\nNo:\n```python\n{F}```",
+    "session": f"```python\n{F}```\n```python\n>>> f(1)\n2\n```\n```\n>>> f(2)\n3\n```",
+    "corrected": f"```python\n{F.replace('1', '2')}```\nNo:\n```python\n{F}```",
     "tests of its own": f"```python\n{F}\nassert f(1) == 2\n```", "spaces before": textwrap.indent(f"```python\n{F}```", "    "),
 }
 
@@ -365,13 +385,19 @@ def test_fences(name):
 
 
 @pytest.mark.parametrize("response, reason", [
-    ("", "no code"), (" \n", "no code"), ("```bash\nls\n```", "no code"), ("```python\n```", "no code"), ("```python\n>>> f(1)\n2\n```", "no code"),
-    ("I cannot do that.", "syntax error: SyntaxError"), ("def f(x) return x", "syntax error"), ("def g(x): return x", "raised: NameError: name 'f'"),
-    ("def f(x): return x", "wrong value: test 1: 1"), ("def f(x): return 2", "wrong value: test 2: 2"), ("def f(x): return 'é' * 10**5", "wrong value: test 1: '\\xe9"),
+    ("", "no code"), (" \n", "no code"), ("```bash\nls\n```", "no code"), ("```python\n```", "no code"),
+    ("```python\n>>> f(1)\n2\n```", "no code"),
+    ("I cannot do that.", "syntax error: SyntaxError"), ("def f(x) return x", "syntax error"),
+    ("def g(x): return x", "raised: NameError: name 'f'"),
+    ("def f(x): return x", "wrong value: test 1: 1"), ("def f(x): return 2", "wrong value: test 2: 2"),
+    ("def f(x): return 'é' * 10**5", "wrong value: test 1: '\\xe9"),
     ("def f(x): return 10**9999", "wrong value: test 1: ValueError"), ("def f(x): return object", "not plain data: type"),
-    ("def f(x): return lambda: 0", "not plain data: function"), ("def f(): return 2", "raised: TypeError"), ("def f(x): 1 / 0", "raised: ZeroDivisionError: division"),
-    (f"{F}assert f(1) == 3", "raised: AssertionError"), (f"{F}raise Exception('a\\nb')", "raised: Exception: a b"), ("import nothing", "raised: ModuleNotFound"),
-    ("x" * 10_001, "too long: 10001 characters"), ("```python\n" * 900, "syntax error"), ("~" * 9_000, "no code"), ("`" * 9_000 + "\n" + F, "wrong")])
+    ("def f(x): return lambda: 0", "not plain data: function"), ("def f(): return 2", "raised: TypeError"),
+    ("def f(x): 1 / 0", "raised: ZeroDivisionError: division"),
+    (f"{F}assert f(1) == 3", "raised: AssertionError"), (f"{F}raise Exception('a\\nb')", "raised: Exception: a b"),
+    ("import nothing", "raised: ModuleNotFound"),
+    ("x" * 10_001, "too long: 10001 characters"), ("```python\n" * 900, "syntax error"), ("~" * 9_000, "no code"),
+    ("`" * 9_000 + "\n" + F, "wrong")])
 def test_reasons(response, reason):
     if reason == "wrong":  # the fence is never closed: the program runs to the end
         assert judge(response, TESTS).correct
@@ -385,34 +411,59 @@ HONEST = {
     "main guard": F + "if __name__ == '__main__':\n    import sys\n    print(f(1))\n    sys.exit(0)",
     "exit()": F + "print(f(1))\nexit()", "quit in a main": F + "def main():\n    print(f(1))\n    quit(0)\nmain()",
     "prints": F + "print('x' * 10**6, '\\ud800', flush=True)\nimport sys\nsys.stderr.write('warned')",
-    "helper": "def g(x): return x\n" + F.replace("x + 1", "g(x) + 1"), "class": "class C:\n    def f(self, x): return x + 1\nf = C().f", "lambda": "f = lambda x: x + 1",
-    "decorator": "import functools\n@functools.lru_cache(None)\n" + F, "global": "y = 1\ndef f(x):\n    global y\n    y = 1\n    return x + y",
-    "typing": "from __future__ import annotations\nfrom typing import List, Optional\ndef f(x: Optional[int]) -> List[int]: return x + 1",
-    "dataclass": "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    def f(self): return self.x + 1\ndef f(x): return P(x).f()",
-    "shadows a builtin": "list = [1]\nsum = 0\nstr = 'x'\n" + F, "an int subclass": "import enum\nclass E(enum.IntEnum):\n    A = 2\n    B = 0\ndef f(x): return E(x + 1)",
-    "a bool": "def f(x): return 2 if x == 1 else False", "a float": "def f(x): return x + 1.0", "a complex": "def f(x): return complex(x + 1)",
-    "imports": "import math, re, itertools, collections, heapq, bisect, string, random, datetime, decimal, fractions, statistics, json, copy, operator, sys, os\n"
-               "import functools, array, csv, io, textwrap, unicodedata, calendar, time, zlib, hashlib, struct, queue, types, abc, enum, cmath, numbers\n" + F,
-    "recursion": "import sys\nsys.setrecursionlimit(10**5)\ndef g(n): return 0 if n == 0 else 1 + g(n - 1)\ndef f(x): return x + 1 + g(20000) - 20000",
-    "a recursion in a thread": "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**26)\ndef g(n): return 0 if n == 0 else 1 + g(n - 1)\n"
-                               "def f(x):\n    r = []\n    t = threading.Thread(target=lambda: r.append(g(50000)))\n    t.start()\n    t.join()\n    return x + 1 + r[0] - 50000",
-    "threads": "from concurrent.futures import ThreadPoolExecutor\ndef f(x):\n    with ThreadPoolExecutor(16) as p: return sum(p.map(int, [x] + [0] * 99)) + 1",
-    "asyncio": "import asyncio\nasync def g(x):\n    await asyncio.sleep(0.01)\n    return x + 1\ndef f(x): return asyncio.run(g(x))",
-    "files": "import os\ndef f(x):\n    os.makedirs('a/b', exist_ok=True)\n    with open('a/b/c.txt', 'w') as file: file.write(str(x))\n    os.rename('a/b/c.txt', 'a/d')\n"
+    "helper": "def g(x): return x\n" + F.replace("x + 1", "g(x) + 1"),
+    "class": "class C:\n    def f(self, x): return x + 1\nf = C().f", "lambda": "f = lambda x: x + 1",
+    "decorator": "import functools\n@functools.lru_cache(None)\n" + F,
+    "global": "y = 1\ndef f(x):\n    global y\n    y = 1\n    return x + y",
+    "typing": "from __future__ import annotations\nfrom typing import List, Optional\n"
+        "def f(x: Optional[int]) -> List[int]: return x + 1",
+    "dataclass": "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    def f(self): return self.x + 1\n"
+        "def f(x): return P(x).f()",
+    "shadows a builtin": "list = [1]\nsum = 0\nstr = 'x'\n" + F,
+    "an int subclass": "import enum\nclass E(enum.IntEnum):\n    A = 2\n    B = 0\ndef f(x): return E(x + 1)",
+    "a bool": "def f(x): return 2 if x == 1 else False", "a float": "def f(x): return x + 1.0",
+    "a complex": "def f(x): return complex(x + 1)",
+    "imports": "import math, re, itertools, collections, heapq, bisect, string, random, datetime, decimal, fractions, "
+        "statistics, json, copy, operator, sys, os\n"
+               "import functools, array, csv, io, textwrap, unicodedata, calendar, time, zlib, hashlib, struct, queue, types, "
+               "abc, enum, cmath, numbers\n" + F,
+    "recursion": "import sys\nsys.setrecursionlimit(10**5)\ndef g(n): return 0 if n == 0 else 1 + g(n - 1)\n"
+        "def f(x): return x + 1 + g(20000) - 20000",
+    "a recursion in a thread": "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**26)\n"
+        "def g(n): return 0 if n == 0 else 1 + g(n - 1)\n"
+                               "def f(x):\n    r = []\n    t = threading.Thread(target=lambda: r.append(g(50000)))\n"
+                               "    t.start()\n    t.join()\n    return x + 1 + r[0] - 50000",
+    "threads": "from concurrent.futures import ThreadPoolExecutor\ndef f(x):\n"
+        "    with ThreadPoolExecutor(16) as p: return sum(p.map(int, [x] + [0] * 99)) + 1",
+    "asyncio": "import asyncio\nasync def g(x):\n    await asyncio.sleep(0.01)\n    return x + 1\n"
+        "def f(x): return asyncio.run(g(x))",
+    "files": "import os\ndef f(x):\n    os.makedirs('a/b', exist_ok=True)\n"
+        "    with open('a/b/c.txt', 'w') as file: file.write(str(x))\n    os.rename('a/b/c.txt', 'a/d')\n"
              "    os.symlink('d', 'a/e') if not os.path.islink('a/e') else None\n    return int(open('a/e').read()) + 1",
-    "tempfile": "import tempfile, os, pathlib\ndef f(x):\n    with tempfile.TemporaryDirectory() as d:\n        p = pathlib.Path(d, 'x')\n        p.touch()\n        p.write_text('1')\n"
-                "        with tempfile.NamedTemporaryFile('w+') as t, tempfile.TemporaryFile() as u: return x + int(p.read_text())",
-    "numpy": "import numpy as np\nfrom numpy.linalg import inv\ndef f(x): return int((np.array([[x, 0], [0, 1]]) @ np.eye(2)).sum() + inv(np.eye(3)).sum() - 3)",
+    "tempfile": "import tempfile, os, pathlib\ndef f(x):\n    with tempfile.TemporaryDirectory() as d:\n"
+        "        p = pathlib.Path(d, 'x')\n        p.touch()\n        p.write_text('1')\n"
+                "        with tempfile.NamedTemporaryFile('w+') as t, tempfile.TemporaryFile() as u: return x + "
+                "int(p.read_text())",
+    "numpy": "import numpy as np\nfrom numpy.linalg import inv\n"
+        "def f(x): return int((np.array([[x, 0], [0, 1]]) @ np.eye(2)).sum() + inv(np.eye(3)).sum() - 3)",
     "numpy scalars": "import numpy as np\ndef f(x): return np.int64(x) + 1 if x > 0 else np.float64(x) + 1",
-    "a slow one": "def f(x):\n    for i in range(10**7): pass\n    return x + 1", "sleeps a little": "import time\ndef f(x):\n    time.sleep(0.2)\n    return x + 1",
-    "time and chance": "import time, random, os, secrets\ndef f(x): return x + 1 + 0 * (time.time() > 0) * random.random() * len(os.urandom(3))",
-    "reads its source": "import inspect\n" + F + "f.__doc__ = inspect.getdoc(f)", "a long output": F + "for i in range(10**5): print(i)",
+    "a slow one": "def f(x):\n    for i in range(10**7): pass\n    return x + 1",
+    "sleeps a little": "import time\ndef f(x):\n    time.sleep(0.2)\n    return x + 1",
+    "time and chance": "import time, random, os, secrets\n"
+        "def f(x): return x + 1 + 0 * (time.time() > 0) * random.random() * len(os.urandom(3))",
+    "reads its source": "import inspect\n" + F + "f.__doc__ = inspect.getdoc(f)",
+    "a long output": F + "for i in range(10**5): print(i)",
     "a thread left over": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n" + F,
-    "logging and warnings": "import logging, warnings\nlogging.warning('x')\nwarnings.warn('y')\n" + F, "a signal handler": "import signal\nsignal.signal(signal.SIGINT, lambda *a: None)\n" + F,
-    "catches everything": "def f(x):\n    try: return x + 1\n    except: pass", "an escape in a string": "p = '\\d'\n" + F, "a docstring": f'"""Adds.\n\n>>> f(1)\n2\n"""\n{F}',
-    "doctest": f'def f(x):\n    """\n    >>> f(1)\n    2\n    """\n    return x + 1\nif __name__ == "__main__":\n    import doctest\n    doctest.testmod()',
-    "unittest": F + "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(f(1), 2)\nif __name__ == '__main__': unittest.main()",
-    "pickle": "import pickle\nclass P: pass\ndef f(x): return x + len([pickle.loads(pickle.dumps(P()))])", "big memory": "def f(x): return x + len(bytearray(4 * 10**8)) // (4 * 10**8)",
+    "logging and warnings": "import logging, warnings\nlogging.warning('x')\nwarnings.warn('y')\n" + F,
+    "a signal handler": "import signal\nsignal.signal(signal.SIGINT, lambda *a: None)\n" + F,
+    "catches everything": "def f(x):\n    try: return x + 1\n    except: pass", "an escape in a string": "p = '\\d'\n" + F,
+    "a docstring": f'"""Adds.\n\n>>> f(1)\n2\n"""\n{F}',
+    "doctest": f'def f(x):\n    """\n    >>> f(1)\n    2\n    """\n    return x + 1\nif __name__ == "__main__":\n'
+        f'    import doctest\n    doctest.testmod()',
+    "unittest": F + "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(f(1), 2)\n"
+        "if __name__ == '__main__': unittest.main()",
+    "pickle": "import pickle\nclass P: pass\ndef f(x): return x + len([pickle.loads(pickle.dumps(P()))])",
+    "big memory": "def f(x): return x + len(bytearray(4 * 10**8)) // (4 * 10**8)",
 }
 
 
@@ -426,7 +477,8 @@ def test_honest_programs_are_accepted(name):
 
 @pytest.mark.parametrize("value", [
     "None", "True", "0", "-1", "10**300", "1.5", "-0.0", "1e999", "1e-320", "1j", "''", "'é\\ud800\\0\\n\"'", "b'\\xff\\0'", "[]",
-    "[[1], [2, [3]]]", "(1,)", "((),)", "{1, 'a'}", "frozenset({1})", "{}", "{1: 'a', (2, 3): [4], None: {5: 6}}", "range(3, 9, 2)",
+    "[[1], [2, [3]]]", "(1,)", "((),)", "{1, 'a'}", "frozenset({1})", "{}", "{1: 'a', (2, 3): [4], None: {5: 6}}",
+    "range(3, 9, 2)",
     "[1, 1.0, True, None, 'x', b'y']", "[0] * 9000", "'x' * 900_000", "2**190_000", "{frozenset({(1, 2)}): {3}}"])
 def test_plain_values_come_back_as_they_were(value):
     (back,), reason = run("", value)
@@ -435,17 +487,23 @@ def test_plain_values_come_back_as_they_were(value):
 
 
 @pytest.mark.parametrize("code, value", [
-    ("from collections import Counter\nv = Counter('aab')", {"a": 2, "b": 1}), ("from collections import OrderedDict\nv = OrderedDict(a=1)", {"a": 1}),
-    ("from collections import defaultdict\nv = defaultdict(list, a=[1])", {"a": [1]}), ("from collections import namedtuple\nv = namedtuple('P', 'x y')(1, 2)", (1, 2)),
-    ("class S(str): pass\nv = [S('x')]", ["x"]), ("class L(list): pass\nv = L([1])", [1]), ("import enum\nv = enum.IntEnum('E', 'A').A", 1),
+    ("from collections import Counter\nv = Counter('aab')", {"a": 2, "b": 1}),
+    ("from collections import OrderedDict\nv = OrderedDict(a=1)", {"a": 1}),
+    ("from collections import defaultdict\nv = defaultdict(list, a=[1])", {"a": [1]}),
+    ("from collections import namedtuple\nv = namedtuple('P', 'x y')(1, 2)", (1, 2)),
+    ("class S(str): pass\nv = [S('x')]", ["x"]), ("class L(list): pass\nv = L([1])", [1]),
+    ("import enum\nv = enum.IntEnum('E', 'A').A", 1),
     ("class I(int):\n    def __repr__(s): return 'x'\n    def __index__(s): return 5\n    def bit_length(s): return 0\nv = I(7)", 7)])
 def test_subclasses_are_reduced_to_their_base(code, value):
     back = run(code, "v").values[0]
     assert back == value and type(back) is type(value)
 
 
-@pytest.mark.parametrize("code", ["v = object()", "v = print", "v = type", "import datetime\nv = datetime.date(2024, 1, 1)", "v = bytearray(1)", "v = [Ellipsis]",
-                                  "import decimal\nv = decimal.Decimal(1)", "v = {}.keys()", "class C: pass\nv = [C()]", "v = memoryview(b'')"])
+@pytest.mark.parametrize("code",
+    ["v = object()", "v = print", "v = type", "import datetime\nv = datetime.date(2024, 1, 1)", "v = bytearray(1)",
+        "v = [Ellipsis]",
+                                  "import decimal\nv = decimal.Decimal(1)", "v = {}.keys()", "class C: pass\nv = [C()]",
+                                  "v = memoryview(b'')"])
 def test_anything_else_is_refused(code):
     assert run(code, "v").reason.startswith("not plain data: ")
 
@@ -455,10 +513,12 @@ def test_calls_run_in_order_in_one_program():
     assert run("v = []\ndef f(x):\n    v.append(x)\n    return v", "f(1)", "f(2)") == ([[1], [1, 2]], "")
     assert run("class Node:\n    def __init__(self, v): self.v = v", "root.v", setup="root = Node(7)") == ([7], "")
     assert run("", "1", setup="1 / 0").reason == "raised: ZeroDivisionError: division by zero"
-    assert run("x = {'b', 'a', 'c'}", "list(x)", "hash('x')") == run("x = {'b', 'a', 'c'}", "list(x)", "hash('x')")  # PYTHONHASHSEED
+    assert run("x = {'b', 'a', 'c'}", "list(x)", "hash('x')") == run("x = {'b', 'a', 'c'}", "list(x)",
+            "hash('x')")  # PYTHONHASHSEED
 
 
-@pytest.mark.parametrize("data, value", [(b'[true,[["int","0x7"]]]', [7]), (b'[true,[["list",[null,["str","61"]]],true]]', [[None, "a"], True])])
+@pytest.mark.parametrize("data, value",
+    [(b'[true,[["int","0x7"]]]', [7]), (b'[true,[["list",[null,["str","61"]]],true]]', [[None, "a"], True])])
 def test_frames(data, value):
     assert sandbox.decode_frame(data) == (value, "")
     draw = random.Random(0)
@@ -466,25 +526,38 @@ def test_frames(data, value):
         broken = bytearray(data)
         for _ in range(draw.randrange(1, 4)):
             at = draw.randrange(len(broken))
-            broken[at:at + draw.randrange(3)] = draw.choice([b"", b"[", b"]", b'"', b"1", b"-", b",", b"null", b'"set"', b'"dict"', b'"range"', b"{", b"\xff", b"e9"])
+            broken[at:at + draw.randrange(3)] = draw.choice([b"", b"[", b"]", b'"', b"1", b"-", b",", b"null", b'"set"',
+                b'"dict"', b'"range"', b"{", b"\xff", b"e9"])
         sandbox.decode_frame(bytes(broken))
 
 
 # -- Asserts -----------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("test, right, wrong", [
-    ("assert f(1) == 2", "2", "3"), ("assert f(1) == 4", "4.0", "4.1"), ("assert (f(1)) == 2 , 'message'", "2", "None"), ("assert 2 == f(1)", "2", "'2'"),
-    ("assert not f(1)", "[]", "[0]"), ("assert f(1)", "1", "0"), ("assert f(1) is None", "None", "0"), ("assert f(1) is not True", "1", "True"),
-    ("assert f(1) in (1, 2)", "2", "3"), ("assert 'a' in f(1)", "'cat'", "'dog'"), ("assert 1 < f(1) <= 2", "2", "1"), ("assert set(f(1)) == {1, 2}", "[2, 1]", "[1]"),
-    ("assert sorted(f(1)) == [1, 2]", "(2, 1)", "(2, 2)"), ("assert len(f(1)) == 2", "'ab'", "'a'"), ("assert sorted(f(1), key=len, reverse=True) == ['bb', 'a']", "['a', 'bb']", "['a']"),
-    ("assert Counter(f(1)) == Counter('aab')", "'aba'", "'ab'"), ("assert f(1) == {'a': 2}", "__import__('collections').Counter('aa')", "{'a': 1}"),
-    ("assert math.isclose(f(1), 0.5, rel_tol=1e-3)", "0.5001", "0.51"), ("assert abs(f(1) - 2.5) < 1e-6", "2.5", "2.6"), ("assert round(f(1), 2) == 0.33", "1/3", "1/4"),
-    ("assert f(1)[0] == 1", "[1]", "[]"), ("assert f(1)[1:] == [2]", "[1, 2]", "[1]"), ("assert f(1) == 1 or f(1) == 2", "2", "3"), ("assert f(1) and f(2) == [0] * 3", "[0, 0, 0]", "[0]"),
-    ("assert list(f(1)) == [0, 1]", "(i for i in range(2))", "(i for i in range(3))"), ("assert f(1) == [0, 1]", "[0, 1]", "(i for i in range(2))"), ("assert next(f(1)) == 5", "iter([5])", "iter([])"),
-    ("assert isinstance(f(1), list)", "[]", "()"), ("assert re.match('a+$', f(1))", "'aa'", "'ab'"), ("assert f(1).upper() == 'A'", "'a'", "'b'"), ("assert f(f(1))[0] == 1", "[1]", "[2]"),
-    ("assert f(1) == float('inf')", "1e999", "1"), ("assert f(1) == 10**20", "100 * 10**18", "0"), ("assert f(*[1], **{}) == {1: {2}}", "{1: {2}}", "{1: [2]}"),
-    ("assert f(1) == list(range(3))", "[0, 1, 2]", "range(3)"), ("assert f(lambda x: x) == 1", "1", "2"), ("assert f(1) == sys.getsizeof((1, 'a'))", "56", "0"),
-    ("assert f(1) == '%'", "'%'", "'x'"), ("assert tuple(zip(f(1), f(2))) == ((1, 1),)", "[1]", "[2]"), ("assert f(1) == -2 ** 3", "-8", "8")])
+    ("assert f(1) == 2", "2", "3"), ("assert f(1) == 4", "4.0", "4.1"), ("assert (f(1)) == 2 , 'message'", "2", "None"),
+    ("assert 2 == f(1)", "2", "'2'"),
+    ("assert not f(1)", "[]", "[0]"), ("assert f(1)", "1", "0"), ("assert f(1) is None", "None", "0"),
+    ("assert f(1) is not True", "1", "True"),
+    ("assert f(1) in (1, 2)", "2", "3"), ("assert 'a' in f(1)", "'cat'", "'dog'"), ("assert 1 < f(1) <= 2", "2", "1"),
+    ("assert set(f(1)) == {1, 2}", "[2, 1]", "[1]"),
+    ("assert sorted(f(1)) == [1, 2]", "(2, 1)", "(2, 2)"), ("assert len(f(1)) == 2", "'ab'", "'a'"),
+    ("assert sorted(f(1), key=len, reverse=True) == ['bb', 'a']", "['a', 'bb']", "['a']"),
+    ("assert Counter(f(1)) == Counter('aab')", "'aba'", "'ab'"),
+    ("assert f(1) == {'a': 2}", "__import__('collections').Counter('aa')", "{'a': 1}"),
+    ("assert math.isclose(f(1), 0.5, rel_tol=1e-3)", "0.5001", "0.51"), ("assert abs(f(1) - 2.5) < 1e-6", "2.5", "2.6"),
+    ("assert round(f(1), 2) == 0.33", "1/3", "1/4"),
+    ("assert f(1)[0] == 1", "[1]", "[]"), ("assert f(1)[1:] == [2]", "[1, 2]", "[1]"),
+    ("assert f(1) == 1 or f(1) == 2", "2", "3"), ("assert f(1) and f(2) == [0] * 3", "[0, 0, 0]", "[0]"),
+    ("assert list(f(1)) == [0, 1]", "(i for i in range(2))", "(i for i in range(3))"),
+    ("assert f(1) == [0, 1]", "[0, 1]", "(i for i in range(2))"), ("assert next(f(1)) == 5", "iter([5])", "iter([])"),
+    ("assert isinstance(f(1), list)", "[]", "()"), ("assert re.match('a+$', f(1))", "'aa'", "'ab'"),
+    ("assert f(1).upper() == 'A'", "'a'", "'b'"), ("assert f(f(1))[0] == 1", "[1]", "[2]"),
+    ("assert f(1) == float('inf')", "1e999", "1"), ("assert f(1) == 10**20", "100 * 10**18", "0"),
+    ("assert f(*[1], **{}) == {1: {2}}", "{1: {2}}", "{1: [2]}"),
+    ("assert f(1) == list(range(3))", "[0, 1, 2]", "range(3)"), ("assert f(lambda x: x) == 1", "1", "2"),
+    ("assert f(1) == sys.getsizeof((1, 'a'))", "56", "0"),
+    ("assert f(1) == '%'", "'%'", "'x'"), ("assert tuple(zip(f(1), f(2))) == ((1, 1),)", "[1]", "[2]"),
+    ("assert f(1) == -2 ** 3", "-8", "8")])
 def test_asserts_around_the_values(test, right, wrong):
     assert judge(f"def f(x): return {right}", [test]) == (True, "right")
     assert not judge(f"def f(x): return {wrong}", [test]).correct
@@ -493,17 +566,24 @@ def test_asserts_around_the_values(test, right, wrong):
 def test_a_function_that_shadows_a_builtin_and_aliases_of_the_setup():
     assert judge("def sum(a, b): return 6", ["assert sum(10, 15) == 6"]).correct
     assert judge("def f(x): return 'x'", ["assert sum(10, 15) == 25"]).reason.startswith("raised: TypeError")
-    assert judge("def f(x): return .5", ["assert isclose(f(1), .5)", "assert m.isclose(f(1), .5)"], "from math import isclose\nimport math as m").correct
+    assert judge("def f(x): return .5", ["assert isclose(f(1), .5)", "assert m.isclose(f(1), .5)"],
+            "from math import isclose\nimport math as m").correct
     assert judge("class Q:\n    def size(self): return 3", ["assert q.size() == 3"], "q = Q()").correct
 
 
 @pytest.mark.parametrize("test, message", [
-    ("", "is not"), ("x = f(1)", "is not an assert"), ("assert f(1) == (", "is not one assert"), ("assert f(1); assert f(2)", "is not one assert"), ("assert 1 == 1", "has no call"),
-    ("assert f", "holds 'f'"), ("assert f(1) == x", "holds 'x'"), ("assert np.allclose(f(1), 2)", "holds 'numpy.allclose'"), ("assert check(f(1), 2)", "holds 'check'"),
-    ("assert [f(i) for i in range(3)] == [1]", "ListComp"), ("assert ().__class__ == f(1)", "holds '().__class__'"), ("assert open('/etc/passwd').read() == f(1)", "holds \"open('/etc/passwd').read\""),
-    ("assert __import__('os').system('true') == f(1)", "holds"), ("assert f(1) == f'{x}'", "JoinedStr"), ("assert (x := f(1))", "NamedExpr"), ("assert exec('1') == f(1)", "holds 'exec'"),
-    ("assert f(1) == " + "(" * 500 + "1" + ")" * 500, "is not one assert"), ("assert f(1) == " + "-" * 50_000 + "1", "is not one assert"), ("assert f(1) == 'a\0'", "is not one assert"),
-    ("assert eval('f(1)')", "holds 'eval'"), ("assert isinstance(1, int)", "has no call"), ("assert f(1) == __builtins__", "holds '__builtins__'")])
+    ("", "is not"), ("x = f(1)", "is not an assert"), ("assert f(1) == (", "is not one assert"),
+    ("assert f(1); assert f(2)", "is not one assert"), ("assert 1 == 1", "has no call"),
+    ("assert f", "holds 'f'"), ("assert f(1) == x", "holds 'x'"), ("assert np.allclose(f(1), 2)", "holds 'numpy.allclose'"),
+    ("assert check(f(1), 2)", "holds 'check'"),
+    ("assert [f(i) for i in range(3)] == [1]", "ListComp"), ("assert ().__class__ == f(1)", "holds '().__class__'"),
+    ("assert open('/etc/passwd').read() == f(1)", "holds \"open('/etc/passwd').read\""),
+    ("assert __import__('os').system('true') == f(1)", "holds"), ("assert f(1) == f'{x}'", "JoinedStr"),
+    ("assert (x := f(1))", "NamedExpr"), ("assert exec('1') == f(1)", "holds 'exec'"),
+    ("assert f(1) == " + "(" * 500 + "1" + ")" * 500, "is not one assert"),
+    ("assert f(1) == " + "-" * 50_000 + "1", "is not one assert"), ("assert f(1) == 'a\0'", "is not one assert"),
+    ("assert eval('f(1)')", "holds 'eval'"), ("assert isinstance(1, int)", "has no call"),
+    ("assert f(1) == __builtins__", "holds '__builtins__'")])
 def test_a_test_that_cannot_be_used_is_an_error_of_the_data(test, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         judge("def f(x): return 1", ["assert f(1) == 1", test], "import numpy as np\ndef check(a, b): return a == b")
@@ -515,9 +595,12 @@ def test_a_test_that_cannot_be_used_is_an_error_of_the_data(test, message):
 
 
 @pytest.mark.parametrize("test, value", [
-    ("assert f(1) * [0] == 1", "10**12"), ("assert 'a' * f(1) == 1", "10**12"), ("assert f(1) ** f(1) == 1", "10**9"), ("assert 9 ** f(1) == 1", "10**12"), ("assert 1 << f(1) == 1", "10**12"),
-    ("assert f(1) % 5 == 1", "'%1000000000000d'"), ("assert list(range(f(1))) == 1", "10**15"), ("assert set(f(1)) == 1", "[i * (2**61 - 1) for i in range(9990)]"),
-    ("assert 0.5 in f(1)", "range(10**9)"), ("assert re.match('(a*)*b', f(1))", "'a' * 10**5"), ("assert str(f(1)) == 1", "10**50000"), ("assert f(1) * f(1) == 1", "10**50000")])
+    ("assert f(1) * [0] == 1", "10**12"), ("assert 'a' * f(1) == 1", "10**12"), ("assert f(1) ** f(1) == 1", "10**9"),
+    ("assert 9 ** f(1) == 1", "10**12"), ("assert 1 << f(1) == 1", "10**12"),
+    ("assert f(1) % 5 == 1", "'%1000000000000d'"), ("assert list(range(f(1))) == 1", "10**15"),
+    ("assert set(f(1)) == 1", "[i * (2**61 - 1) for i in range(9990)]"),
+    ("assert 0.5 in f(1)", "range(10**9)"), ("assert re.match('(a*)*b', f(1))", "'a' * 10**5"),
+    ("assert str(f(1)) == 1", "10**50000"), ("assert f(1) * f(1) == 1", "10**50000")])
 def test_hostile_values_do_not_keep_the_judge_busy(test, value):
     start = time.process_time()
     assert not judge(f"def f(x): return {value}", [test]).correct
@@ -564,7 +647,8 @@ def test_no_reference_of_mbpp_is_accepted_for_another_problem(mbpp):
     """500 pairs as they are, and 200 with the function renamed, so that it is called and its value compared."""
     draw = random.Random(0)
     pairs = [draw.sample(mbpp, 2) for _ in range(500)]
-    assert [(a["task_id"], b["task_id"]) for (a, b), verdict in zip(pairs, in_parallel([(a["code"], b) for a, b in pairs])) if verdict.correct] == []
+    assert [(a["task_id"], b["task_id"]) for (a, b),
+            verdict in zip(pairs, in_parallel([(a["code"], b) for a, b in pairs])) if verdict.correct] == []
     pairs = [(f"{a['code']}\n{name_tested(b)} = {name_tested(a)}\n", b) for a, b in pairs[:200]]
     assert [(program, row["task_id"]) for (program, row), verdict in zip(pairs, in_parallel(pairs)) if verdict.correct] == []
 
@@ -575,7 +659,8 @@ def test_a_reference_that_answers_one_test_only_is_wrong(mbpp):
     for row in draw.sample(mbpp, 60):
         expected = [ast.parse(test.strip()).body[0].test for test in row["test_list"]]
         values = [ast.unparse(side.comparators[0]) for side in expected if isinstance(side, ast.Compare)]
-        if len(values) == len(expected) and all(re.fullmatch(r"-?[\w.]+|[\[({'\"].*", value, re.S) for value in values) and len(set(values)) > 1:
+        if len(values) == len(expected) and all(re.fullmatch(r"-?[\w.]+|[\[({'\"].*", value,
+                re.S) for value in values) and len(set(values)) > 1:
             pairs.append((f"def {name_tested(row)}(*args): return {values[0]}", row))
     verdicts = in_parallel(pairs)
     assert len(pairs) > 30 and not [pair for pair, verdict in zip(pairs, verdicts) if verdict.correct]
@@ -584,7 +669,8 @@ def test_a_reference_that_answers_one_test_only_is_wrong(mbpp):
 # -- Command line ---------------------------------------------------------------------------------------------------------------------
 
 def judges_py(*args, **kwargs):
-    return subprocess.run([sys.executable, str(ROOT / "judges.py"), "code", *map(str, args)], capture_output=True, text=True, timeout=60, **kwargs)
+    return subprocess.run([sys.executable, str(ROOT / "judges.py"), "code", *map(str, args)], capture_output=True, text=True,
+            timeout=60, **kwargs)
 
 
 ROW = {"response": F, "tests": TESTS}
@@ -592,19 +678,24 @@ ROW = {"response": F, "tests": TESTS}
 
 @strong
 def test_command_line(tmp_path):
-    rows = [{**ROW, "correct": True}, {**ROW, "response": "sleep", "correct": False}, {**ROW, "setup": "y = 1"}, {**ROW, "tests": ["assert f(y) == 2"], "setup": "y = 1", "correct": False}]
+    rows = [{**ROW, "correct": True}, {**ROW, "response": "sleep", "correct": False}, {**ROW, "setup": "y = 1"},
+        {**ROW, "tests": ["assert f(y) == 2"], "setup": "y = 1", "correct": False}]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text(text)
     result = judges_py(tmp_path / "rows.jsonl")
-    assert result.returncode == 0 and [json.loads(line)["correct"] for line in result.stdout.splitlines()] == [True, False, True, True]
-    assert result.stderr.splitlines() == [f"programs run under {', '.join(ON)}", "3 rows, 2 agreements, 1 false accepts, 0 false rejects"]
+    assert result.returncode == 0 and [json.loads(line)["correct"] for line in result.stdout.splitlines()] == [True, False,
+            True, True]
+    assert result.stderr.splitlines() == [f"programs run under {', '.join(ON)}",
+            "3 rows, 2 agreements, 1 false accepts, 0 false rejects"]
     assert judges_py("-", input=text).stdout == result.stdout
 
 
 @strong
 @pytest.mark.parametrize("row, message", [
-    ({"response": F}, '"tests" should be a list of texts'), ({**ROW, "tests": "assert f(1)"}, '"tests" should be a list of texts'), ({**ROW, "tests": [1]}, '"tests" should be'),
-    ({**ROW, "tests": []}, '"tests" should be a list with'), ({**ROW, "setup": None}, '"setup" should be a text'), ({**ROW, "tests": ["assert 1"]}, "test 1, 'assert 1', has no call")])
+    ({"response": F}, '"tests" should be a list of texts'),
+    ({**ROW, "tests": "assert f(1)"}, '"tests" should be a list of texts'), ({**ROW, "tests": [1]}, '"tests" should be'),
+    ({**ROW, "tests": []}, '"tests" should be a list with'), ({**ROW, "setup": None}, '"setup" should be a text'),
+    ({**ROW, "tests": ["assert 1"]}, "test 1, 'assert 1', has no call")])
 def test_command_line_names_the_row_to_mend(tmp_path, row, message):
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n\n" + json.dumps(row) + "\n")
     result = judges_py(tmp_path / "rows.jsonl")
@@ -619,4 +710,5 @@ def test_command_line_refuses_or_is_told(tmp_path):
     refused = subprocess.run(args, capture_output=True, text=True)
     assert refused.returncode == 1 and refused.stdout == "" and refused.stderr.count("\n") == 1 and "--unsafe-code" in refused.stderr
     told = subprocess.run([*args, "--unsafe-code"], capture_output=True, text=True)
-    assert told.returncode == 0 and json.loads(told.stdout) == {"correct": True, "reason": "right"} and told.stderr == "programs run under rlimits\n"
+    assert told.returncode == 0 and json.loads(told.stdout) == {"correct": True,
+            "reason": "right"} and told.stderr == "programs run under rlimits\n"

@@ -158,7 +158,7 @@ def test_a_jsonl_task(tmp_path, judge):
     figures, said = run(tmp_path, "--task", file, *(["--judge", judge] if judge != "exact" else ["--select-shots", 2]))
     assert figures["judge"] == judge and figures["scores"]["s3ft"]["parity"]["n"] == 4 and sum(figures["targets"].values()) == 6
     candidates = rows(tmp_path / "run/candidates.jsonl")
-    assert all(c["self"]["reason"] for c in candidates) and not any("substance" in c.get("paraphrase", {}) for c in candidates)
+    assert all(c["self"]["reason"] for c in candidates)
 
 
 def test_test_examples_of_a_file_of_their_own(tmp_path):
