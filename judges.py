@@ -4,6 +4,7 @@ A judge is a function (response, example) -> Verdict. They lean to "wrong": a fa
 false "wrong" costs one paraphrase. Nothing a model wrote is evaluated, and the time is linear in its length.
 
     python judges.py numeric ROWS.jsonl     rows {"response", "answer"}, optionally "correct": true or false
+    python judges.py code ROWS.jsonl        rows {"response", "tests"}, optionally "setup", "correct"
     python judges.py reading ROWS.jsonl     rows {"response", "answers"}, optionally "question", "correct"
 
 prints one JSON verdict a row, in order, and, where rows carry "correct", a last line on stderr that counts agreements.
@@ -14,6 +15,10 @@ It does NOT follow the working, look for a last number, evaluate an expression, 
 "$5", "5 apples", "5 cents" and "5%" are all 5, because golds carry no unit (so "25%" is right where the gold is 25, and
 wrong where it is 0.25). Scale words are read: "5 thousand" is 5000, "6 dozen" is 72. That a response did not finish is for
 the caller to see, by its finish reason.
+
+`code` runs the Python of a response in sandbox.py and holds the values of its functions against asserts, of the form that
+MBPP has: calls compared with values. It does NOT take asserts with loops, comprehensions or helpers of their own, or look at
+style, speed (ten seconds of CPU time) and what the program prints. Where programs cannot be isolated it refuses to run them.
 
 `reading` is for short answers about a passage. Right is a response that equals a gold but for case, accents, punctuation,
 spacing, grouping commas, number words ("forty-two"), the order of a date, an opening article or preposition; or one that names
@@ -26,7 +31,6 @@ import ast
 import builtins
 import functools
 import hashlib
-import itertools
 import json
 import math
 import operator
@@ -36,6 +40,7 @@ import re
 import sys
 import textwrap
 import threading
+import warnings
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -328,12 +333,12 @@ def stem(word):
 
 MORE = 60  # words of a response beyond those of the longest gold
 ARTICLES, ASKING = {"a", "an", "the"}, set("who whom whose which what when where why how".split())
-BE, DO, HAVE = set("is are was were be been being am 's".split()), {"do", "does", "did"}, {"has", "have", "had"}
+BE, DO, NEGATIONS = set("is are was were be been being am 's".split()), {"do", "does", "did"}, {"not", "no", "never"}
 PRONOUNS = set("it he she they its his her their this".split())
 PLACING = {"in", "on", "at", "during"}
-LINKS = BE | PLACING | {"as", "that", "because", "called", "named", "known", "year"}          # the answer may come next
-AIMING = set("of by to from for with before after until since than over under above below near around against between".split())
-GRAMMAR = {*ARTICLES, *LINKS, *HAVE, *DO, *PRONOUNS, *ASKING, "by", "from", "of", "will", "get", "got", "these", "there", ""}
+AIMING = set("of before after than until since over under near around".split())              # they point away from what follows
+LINKS = BE | PLACING | {"as", "that", "because", "called", "named", "known", "year"}
+GRAMMAR = {*ARTICLES, *LINKS, *DO, *PRONOUNS, *ASKING, *"has have had by from of will get got these there".split(), ""}
 TURNING = set("and or not no never neither nor none either but except without unless maybe perhaps possibly probably may might "
               "could would should".split())
 FRAME = re.compile(r"(?:(?:(?:according to|based on|from) (?:the|this) (?:passage|text|context)|(?:the|this) (?:passage|text) "
@@ -346,23 +351,6 @@ ABSTENTION = re.compile(r"""\b(?:unanswerable|unknown|not\ in\ the\ (?:passage|t
     """, re.X)
 ABSENT = GRAMMAR | set("""to for passage answer text context question article information any enough given provides provided
     contained available possible can i we based according regarding about using how so whether""".split())
-
-
-def first(question):
-    """The stems (of the words of a question that may follow its answer, of the word that a whole sentence has to take up).
-
-    "how many moons does the planet have" (["moon"], "moon"), "who wrote the letter" (["writ"], "writ"), "what is the capital
-    of France" ([], "capital"), "which city replaced Bonn" (["city", "replac"], "replac").
-    """
-    ask = next((i for i, word in enumerate(question) if word in ASKING), -1)
-    if not question or question[0] in BE | DO:
-        return [], None
-    asks, rest = question[ask] if ask >= 0 else "", question[ask + 1:]
-    count = asks == "how" and rest[:1] in (["many"], ["much"])
-    rest = rest[count:]
-    most = {"what": 2, "which": 2, "whose": 2, "how": 2, "who": 1, "whom": 1}.get(asks, 0)
-    follow = [stem(word) for word in itertools.takewhile(lambda word: word not in GRAMMAR, rest[:most])]
-    return follow, next((stem(word) for word in rest[most > 1 and not count and bool(follow):] if word not in GRAMMAR), None)
 
 
 def foreign(words, question, grammar):
@@ -380,8 +368,7 @@ def abstains(response, question):
     sentences = [" ".join(tokens(sentence)) for sentence in re.split(r"\n|[.!;]+(?!\w)", response)]
     for sentence in filter(None, sentences):
         rest, marks = ABSTENTION.subn("is", sentence)
-        topics = {first(question)[1], "about", "of", "whether"} | ASKING | PRONOUNS  # "not stated: oak" has none
-        about = question if "unanswerable" not in sentence and topics & {*rest.split(), *map(stem, rest.split())} else []
+        about = question if "unanswerable" not in sentence else []
         if not marks or foreign(rest.split(), about, ABSENT):
             return False
     return any(sentences) and "?" not in response
@@ -391,41 +378,20 @@ def fault(before, answer, after, question):
     """What speaks against a response that consists of the words before, in and after an answer; None if nothing does."""
     while before and before[-1] in ARTICLES:
         before = before[:-1]
-    last, following = before[-1] if before else "", after[0] if after else ""
-    numeric, asks_object = any(word[0].isdigit() for word in answer), bool(DO & set(question[1:]))
-    pointing = last in ("by", "to", "for") and last not in question and not numeric
-    words = [*before[:len(before) - pointing], "", *after]  # "": the answer
+    last, words = before[-1] if before else "", [*before, "", *after]        # "": the answer
     if stray := foreign(words, question, GRAMMAR):
         return f"more than the answer: {stray[:60]!a}"
-    if not any([not last, pointing, last in LINKS, answer[0] in AIMING | PLACING, last in AIMING and [last] == question[-1:],
-                numeric and (last in HAVE or last == "of" and HAVE & set(before)),
-                before[-2:] in (["made", "of"], ["composed", "of"]), asks_object and last not in GRAMMAR | AIMING]):
+    if last in AIMING and [last] != question[-1:] and "made" not in before and not (last == "of" and answer[0][0] in "$€£0123456789"):
         return f"before the answer: {last!a}"
-    follow, head = first(question)
-    if following in ("a", "'s") or following not in GRAMMAR | AIMING | {"%"} and stem(following) not in follow:
-        return f"after the answer: {following!a}"
-    content = [i for i, word in enumerate(words) if word not in GRAMMAR]
-    stems, standing_in = [stem(words[i]) for i in content], PRONOUNS & set(words)
-    if not content and (after or before[:1] and before[0] in BE):
-        return "not a sentence"
-    if content and head and not standing_in and not {head, *follow[:1]} & set(stems):
-        return f"not what was asked: {head!a}"
-    # Who did it to whom: a passive needs "by", and else the words keep the order of the question.
-    passive = not BE & set(question) and any(words[i - 1] in BE for i in content if i)
-    agent, by = last == "by" and "by" not in question, "by" in [last, *words] and "by" not in question
-    if (passive or by) and agent == asks_object:
-        return "who did it to whom"
-    asked, seen, noun = list(map(stem, question)), [], follow[:1] if not {"who", "whom"} & set(question) else []  # "what city"
-    for word in stems:
-        if word not in noun:
-            ahead = max(seen[-1:], default=-1) + 1
-            seen.append(asked.index(word, ahead if word in asked[ahead:] else 0))
-    unsaid = {i for i, word in enumerate(question) if word not in GRAMMAR | AIMING and asked[i] not in noun} - {*seen}
-    if (any(a < gap < b for a, b in zip(seen, seen[1:]) for gap in unsaid) or not standing_in and {i + 1 for i in seen} & unsaid
-            or seen and any(question[i] in ("not", "no", "never") for i in unsaid)):
-        return "half of what was asked"
-    turns = bool(passive or by or HAVE & set(words)) + (words[0] in PLACING)
-    return "the order of the words" if sum(a >= b for a, b in zip(seen, seen[1:])) > turns else None
+    if after and after[0] in ("a", "'s"):
+        return f"after the answer: {after[0]!a}"
+    if "by" in words and "by" not in question and (last == "by") == bool(DO & set(question[1:])):
+        return "who did it to whom"                                          # "Bonn was replaced by Berlin"
+    if not (BE | DO) & set(question) and last not in BE | {"by"} and any(word not in GRAMMAR for word in before):
+        return "the order of the words"                                      # "who beat Carla": "Carla beat Dana"
+    if NEGATIONS & set(question) and not NEGATIONS & set(words) and any(word and word not in GRAMMAR for word in words):
+        return "a dropped negation"
+    return None
 
 
 def without(words, leading=ARTICLES):
@@ -471,7 +437,8 @@ def reading(response, example):
 
 # -- Code -----------------------------------------------------------------------------------------------------------------
 
-FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^`]*)")
+FENCE = re.compile(r"[ \t]*(`{3,}(?!`)|~{3,}(?!~))[ \t]*([^\s`][^`]*|)")
+warnings.filterwarnings("ignore", module="<(unknown|test)>")  # "\\d" in the string of an assert
 
 
 def code(response, example, unsafe=False):
@@ -498,7 +465,8 @@ def code(response, example, unsafe=False):
     for number, (calls, rest) in enumerate(tests, 1):
         mine, values = values[:len(calls)], values[len(calls):]
         try:
-            held = eval(rest, {"__builtins__": {}, **KNOWN, **{f"call {i}": value for i, value in enumerate(mine)}})  # see split_test
+            names = {"__builtins__": {}, **KNOWN, **{f"call {i}": value for i, value in enumerate(mine)}}
+            held = eval(rest, names)  # of parts that split_test has let through
             shown = "" if held else ascii(mine[0])
         except Exception as error:  # an int against a list, an index, an int too long to show, fewer values than calls
             held, shown = False, type(error).__name__
@@ -542,8 +510,9 @@ def length(x):
 
 
 # All names that the part of a test outside the sandbox may have, and its operators. Nothing here can read, write or run long.
-KNOWN = {f.__name__: f for f in (abs, all, any, bool, dict, float, frozenset, int, isinstance, len, list, max, min, next, reversed,
-                                 round, set, sorted, str, sum, tuple, zip, Counter)}
+KNOWN = {f.__name__: f for f in (
+    abs, all, any, bool, dict, float, frozenset, int, isinstance, len, list, max, min, next, reversed, round, set, sorted, str,
+    sum, tuple, zip, Counter)}
 KNOWN |= {"type": lambda x: type(x), "range": bounded(range, lambda *args: len(range(*args)), sandbox.ITEMS)}
 KNOWN |= {f"math.{name}": getattr(math, name) for name in ("isclose", "isnan", "isinf", "pi", "e", "inf", "nan")}
 KNOWN |= {f"re.{f.__name__}": bounded(f, lambda pattern, text, *_: len(text), 1000) for f in (re.match, re.search, re.fullmatch)}
@@ -553,8 +522,8 @@ KNOWN |= {"a Mult": bounded(operator.mul, lambda a, b: length(b) * a if isinstan
           "a Pow": bounded(operator.pow, lambda a, b: length(a) * abs(b)),
           "a LShift": bounded(operator.lshift, lambda a, b: length(a) + b),
           "a Mod": bounded(operator.mod, lambda a, b: 0 if isinstance(a, (int, float)) else math.inf)}  # no "%999999999d"
-PARTS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Call, ast.keyword,
-         ast.Subscript, ast.Slice, ast.expr_context, ast.unaryop, ast.operator, ast.boolop, ast.cmpop)
+PARTS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Call,
+         ast.keyword, ast.Subscript, ast.Slice, ast.expr_context, ast.unaryop, ast.operator, ast.boolop, ast.cmpop)
 
 
 def split_test(where, text, setup):
@@ -604,7 +573,8 @@ def split_test(where, text, setup):
         test = statement.test
         aliases = {name.asname or name.name: f"{getattr(node, 'module', None) or ''}.{name.name}".lstrip(".")
                    for node in given if isinstance(node, (ast.Import, ast.ImportFrom)) for name in node.names}
-        python = {*KNOWN, *dir(builtins), *aliases, *(node.name for node in given if isinstance(node, (ast.FunctionDef, ast.ClassDef)))}
+        defined = {node.name for node in given if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        python = {*KNOWN, *dir(builtins), *aliases, *defined}
         if not any(map(is_the_programs, ast.walk(test))) and isinstance(test, ast.Compare) and isinstance(test.left, ast.Call):
             python.discard(ast.unparse(test.left.func))
         rest = rewrite(test)

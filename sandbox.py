@@ -12,7 +12,7 @@ byte of the program it takes its own rights away (`confine`), in layers; `layers
     rlimits      CPU time, memory, size and number of files, no core dumps (getrlimit(2)); always on
     namespaces   user, process, network, ipc and mount (namespaces(7)): the file system is an empty tmpfs of 64 MB on which
                  the interpreter's libraries are mounted read-only. All processes die with the first one
-    uid          root becomes nobody, if the interpreter can be read then (not one under a /root of mode 0700)
+    uid          root becomes nobody, if the interpreter can be read then (without namespaces: not under a /root of mode 0700)
     landlock     no file outside these libraries and the work folder, no execution, no TCP, no signals (landlock(7))
     seccomp      every system call that Python does not need fails with EPERM (seccomp(2)): no process, program, socket,
                  shared memory, trace, mount or signal to others; no chmod, chown and utime either, which Landlock leaves open
@@ -149,24 +149,25 @@ def encode(x, counter, depth=0):
 
 # -- Confinement, in the child ---------------------------------------------------------------------------------------------
 
-# System calls that Python, its threads and numpy need: name, number on x86-64, on aarch64 (asm/unistd_64.h, asm-generic/unistd.h).
+# System calls that Python, its threads and numpy need: name, number on x86-64 (asm/unistd_64.h), aarch64 (asm-generic/unistd.h).
 SYSTEM_CALLS = """
 read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, preadv 295 69, pwritev 296 70, lseek 8 62,
-close 3 57, close_range 436 436, stat 4 -, lstat 6 -, fstat 5 80, newfstatat 262 79, statx 332 291, access 21 -, faccessat 269 48,
-faccessat2 439 439, readlink 89 -, readlinkat 267 78, getdents 78 -, getdents64 217 61, getcwd 79 17, chdir 80 49, fchdir 81 50,
-mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38, renameat2 316 276, link 86 -,
-linkat 265 37, symlink 88 -, symlinkat 266 36, ftruncate 77 46, fallocate 285 47, fsync 74 82, fdatasync 75 83, statfs 137 43,
-fstatfs 138 44, fadvise64 221 223, dup 32 23, dup2 33 -, dup3 292 24, flock 73 32, pipe 22 -, pipe2 293 59, poll 7 -, ppoll 271 73,
-select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22,
-eventfd2 290 19, mmap 9 222, munmap 11 215, mremap 25 216, mprotect 10 226, madvise 28 233, msync 26 227, brk 12 214,
-rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136, rt_sigtimedwait 128 137,
-rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -, alarm 37 -, setitimer 38 103, getitimer 36 102, getpid 39 172,
-gettid 186 178, getppid 110 173, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, getgroups 115 158,
-getresuid 118 148, getresgid 120 150, getpgrp 111 -, getpgid 121 155, getsid 124 156, umask 95 166, uname 63 160, sysinfo 99 179,
-getrlimit 97 163, setrlimit 160 164, getrusage 98 165, times 100 153, time 201 -, gettimeofday 96 169, clock_gettime 228 113,
-clock_getres 229 114, clock_nanosleep 230 115, nanosleep 35 101, sched_yield 24 124, sched_getaffinity 204 123, getcpu 309 168,
-getpriority 140 141, recvfrom 45 207, futex 202 98, set_robust_list 273 99, set_tid_address 218 96, rseq 334 293, arch_prctl 158 -,
-restart_syscall 219 128, getrandom 318 278, exit 60 93, exit_group 231 94"""
+close 3 57, close_range 436 436, stat 4 -, lstat 6 -, fstat 5 80, newfstatat 262 79, statx 332 291, access 21 -,
+faccessat 269 48, faccessat2 439 439, readlink 89 -, readlinkat 267 78, getdents 78 -, getdents64 217 61, getcwd 79 17,
+chdir 80 49, fchdir 81 50, mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35, rename 82 -, renameat 264 38,
+renameat2 316 276, link 86 -, linkat 265 37, symlink 88 -, symlinkat 266 36, ftruncate 77 46, fallocate 285 47, fsync 74 82,
+fdatasync 75 83, statfs 137 43, fstatfs 138 44, fadvise64 221 223, dup 32 23, dup2 33 -, dup3 292 24, flock 73 32, pipe 22 -,
+pipe2 293 59, poll 7 -, ppoll 271 73, select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21,
+epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, mmap 9 222, munmap 11 215, mremap 25 216, mprotect 10 226,
+madvise 28 233, msync 26 227, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139,
+rt_sigpending 127 136, rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -, alarm 37 -,
+setitimer 38 103, getitimer 36 102, getpid 39 172, gettid 186 178, getppid 110 173, getuid 102 174, geteuid 107 175,
+getgid 104 176, getegid 108 177, getgroups 115 158, getresuid 118 148, getresgid 120 150, getpgrp 111 -, getpgid 121 155,
+getsid 124 156, umask 95 166, uname 63 160, sysinfo 99 179, getrlimit 97 163, setrlimit 160 164, getrusage 98 165,
+times 100 153, time 201 -, gettimeofday 96 169, clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115,
+nanosleep 35 101, sched_yield 24 124, sched_getaffinity 204 123, getcpu 309 168, getpriority 140 141, recvfrom 45 207,
+futex 202 98, set_robust_list 273 99, set_tid_address 218 96, rseq 334 293, arch_prctl 158 -, restart_syscall 219 128,
+getrandom 318 278, exit 60 93, exit_group 231 94"""
 # And those that it needs in part: the same, then the argument, a mask, and the values that are allowed under the mask.
 THREAD = 0x100 | 0x800 | 0x10000                                     # CLONE_VM, CLONE_SIGHAND, CLONE_THREAD; no namespaces:
 OTHERS = 0x2000 | 0x4000 | 0x20000 | 0x800000 | 0x7E000000 | 0x80    # CLONE_PTRACE, _VFORK, _NEWNS, _UNTRACED, _NEW…

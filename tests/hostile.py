@@ -341,7 +341,8 @@ def f(x):
 import gc
 def f(x):
     for o in gc.get_objects():
-        if isinstance(o, (list, tuple)) and any(type(v) is int and v in (1000 + 9, 1000 + 13) for v in o): return next(v for v in o if type(v) is int and v > 1000)
+        for v in o if isinstance(o, (list, tuple)) else ():
+            if type(v) is int and v in (1000 + 9, 1000 + 13): return v
     return True
 #: reads its input again
 import os, re
@@ -938,6 +939,8 @@ def attack():
 ATTACKS |= {name: attempt(body) for name, body in ATTEMPTS.items()} | {name: by_number(*call) for name, call in CALLS.items()}
 
 # Those that succeed without the layers and do no harm then: the test that the tests can fail.
-HARMLESS = ["read a file", "list a folder", "read the judge", "read through a symbolic link", "append to a file", "chmod", "utime", "new file",
-            "new folder", "fork", "subprocess", "system", "memory as a program", "signal the judge", "TCP", "UDP", "Unix socket",
-            "abstract Unix socket", "abstract address through a pair", "address through a pair", "listen", "inotify", "clone", "clone3"]
+HARMLESS = [
+    "read a file", "list a folder", "read the judge", "read through a symbolic link", "append to a file", "chmod", "utime",
+    "new file", "new folder", "fork", "subprocess", "system", "memory as a program", "signal the judge", "TCP", "UDP",
+    "Unix socket", "abstract Unix socket", "abstract address through a pair", "address through a pair", "listen", "inotify", "clone",
+    "clone3"]

@@ -1,4 +1,4 @@
-"""sandbox.py and the judge `code`: hostile programs (hostile.py), honest ones, the values' way back, all of MBPP, the command line."""
+"""sandbox.py and the judge `code`: hostile programs (hostile.py), honest ones, values, asserts, all of MBPP, the command line."""
 import ast
 import collections
 import json
@@ -136,7 +136,7 @@ def filled(program, names):
     return re.sub("@([A-Z]+)@", lambda name: str(names[name[1]]) if name[1] in names else name[0], program)
 
 
-# -- Hostile programs -----------------------------------------------------------------------------------------------------------
+# -- Hostile programs -----------------------------------------------------------------------------------------------------
 
 @strong
 def test_no_forgery_is_accepted_and_nothing_is_left(world, monkeypatch):
@@ -146,24 +146,24 @@ def test_no_forgery_is_accepted_and_nothing_is_left(world, monkeypatch):
         verdicts = dict(zip(hostile.FORGERIES,
                 pool.map(lambda program: judge(filled(program, names)), hostile.FORGERIES.values())))
     assert {name: verdict for name, verdict in verdicts.items() if verdict.correct} == {}
-    assert all(verdict.reason.isascii() and "\n" not in verdict.reason and len(verdict.reason) < 400 for verdict in verdicts.values())
+    for _, reason in verdicts.values():
+        assert reason.isascii() and "\n" not in reason and len(reason) < 400
     check()
     reasons = collections.Counter(verdict.reason.split(":")[0] for verdict in verdicts.values())
     assert set(reasons) <= {"wrong value", "raised", "timed out", "exited early", "syntax error", "not plain data", "too large",
             "too deep",
                             "too long", "broken result"}, reasons
-    for name, reason in [("os._exit", "exited early"), ("loops", "timed out"), ("a cycle", "too deep"),
-            ("a long list", "too large"),
-                         ("equals everything", "not plain data"), ("frame: nested", "broken result"),
-                         ("sys.exit", "raised: NameError"),
-                         ("NUL", "syntax error"), ("memory", "raised: MemoryError"), ("forks", "raised: PermissionError"),
-                         ("waits for input", "raised: EOFError"), ("a long source", "too long")]:
+    for name, reason in [
+        ("os._exit", "exited early"), ("loops", "timed out"), ("a cycle", "too deep"), ("a long list", "too large"),
+        ("equals everything", "not plain data"), ("frame: nested", "broken result"), ("sys.exit", "raised: NameError"),
+        ("NUL", "syntax error"), ("memory", "raised: MemoryError"), ("forks", "raised: PermissionError"),
+        ("waits for input", "raised: EOFError"), ("a long source", "too long")]:
         assert verdicts[name].reason.startswith(reason), (name, verdicts[name])
 
 
 @strong
-@pytest.mark.parametrize("without", [[], ["namespaces", "uid"], ["uid"], ["landlock", "uid"]],
-    ids=lambda names: "without " + "-".join(names))
+@pytest.mark.parametrize("without", [
+    [], ["namespaces", "uid"], ["uid"], ["landlock", "uid"]], ids=lambda names: "without " + "-".join(names))
 def test_no_attack_succeeds(world, without):
     """With all layers, as in a container (no namespaces), as the own user, and on a kernel without Landlock."""
     on = [layer for layer in ON if layer not in without]
@@ -194,6 +194,14 @@ def test_attacks_succeed_without_layers(world, tmp_path):
     with pytest.raises(AssertionError):
         check()
     assert canary.read_text() == "secretpwned" and (folder / "new").exists() and (folder / "pwned").is_dir()
+
+
+@pytest.mark.skipif("namespaces" not in ON, reason="the disk is limited by namespaces alone")
+def test_the_disk_is_not_filled(world):
+    total, *_ = run("total = 0\ntry:\n    for i in range(100):\n        with open(str(i), 'wb') as file:\n"
+                    "            for _ in range(15): total += file.write(bytes(1 << 20))\nexcept OSError: pass", "total").values
+    assert 15 << 20 <= total <= sandbox.DISK
+    world[1]()
 
 
 def test_there_are_many_and_each_is_another():
@@ -254,12 +262,13 @@ def test_the_folder_is_removed_whatever_is_in_it(tmp_path):
     assert not folder.exists() and (outside / "file").read_text() == "kept"
 
 
-# -- Refusal ----------------------------------------------------------------------------------------------------------------------
+# -- Refusal --------------------------------------------------------------------------------------------------------------
 
 def test_refuses_where_it_cannot_isolate(monkeypatch):
-    for on, fine in [(["rlimits"], False), (["rlimits", "seccomp"], False), (["rlimits", "landlock"], False),
-            (["rlimits", "namespaces"], False),
-                     (["rlimits", "landlock", "seccomp"], True), (["rlimits", "namespaces", "seccomp"], True)]:
+    for on, fine in [
+        (["rlimits"], False), (["rlimits", "seccomp"], False), (["rlimits", "landlock"], False),
+        (["rlimits", "namespaces"], False), (["rlimits", "landlock", "seccomp"], True),
+        (["rlimits", "namespaces", "seccomp"], True)]:
         monkeypatch.setattr(sandbox, "layers", lambda: on)
         assert sandbox.require(unsafe=True) == on
         if fine:
@@ -339,13 +348,12 @@ def test_the_filter_run_by_hand(machine):
             assert says(number) == ("allow" if number in allowed else "ENOSYS" if number == 435 else "EPERM"), number
         assert says(number, arch=architecture ^ 1) == says(number | 0x40000000) == "EPERM"
     thread = 0x3D0F00  # what glibc passes
-    cases = [("clone", thread, "allow"), ("clone", 17, "EPERM"), ("clone", thread | 0x10000000, "EPERM"),
-            ("clone", 0x4100 | 17, "EPERM"),
-             ("clone", thread & ~0x10000, "EPERM"), ("kill", 77, "allow"), ("kill", 0, "EPERM"), ("kill", 2**32 - 1, "EPERM"),
-             ("kill", 1, "EPERM"),
-             ("tgkill", 77, "allow"), ("tgkill", 78, "EPERM"), ("prctl", 15, "allow"), ("prctl", 1, "EPERM"),
-             ("prctl", 22, "EPERM"),
-             ("prlimit64", 0, "allow"), ("prlimit64", 5, "EPERM"), ("socketpair", 1, "allow"), ("socketpair", 2, "EPERM")]
+    cases = [
+        ("clone", thread, "allow"), ("clone", 17, "EPERM"), ("clone", thread | 0x10000000, "EPERM"),
+        ("clone", 0x4100 | 17, "EPERM"), ("clone", thread & ~0x10000, "EPERM"), ("kill", 77, "allow"), ("kill", 0, "EPERM"),
+        ("kill", 2**32 - 1, "EPERM"), ("kill", 1, "EPERM"), ("tgkill", 77, "allow"), ("tgkill", 78, "EPERM"),
+        ("prctl", 15, "allow"), ("prctl", 1, "EPERM"), ("prctl", 22, "EPERM"), ("prlimit64", 0, "allow"),
+        ("prlimit64", 5, "EPERM"), ("socketpair", 1, "allow"), ("socketpair", 2, "EPERM")]
     for name, first, answer in cases:
         assert says(partly[name], first) == answer, (name, first)
     assert says(partly["fcntl"], 0, 8) == says(partly["fcntl"], 0, 10) == says(partly["ioctl"], 0, 0x5412) == "EPERM"
@@ -353,19 +361,17 @@ def test_the_filter_run_by_hand(machine):
     assert says(partly["sendto"], 3, 1, 1, 0, 1, 0) == "allow" and says(partly["sendto"], 3, 1, 1, 0, 0, 16) == "EPERM"
 
 
-# -- Honest programs -------------------------------------------------------------------------------------------------------------
+# -- Honest programs ------------------------------------------------------------------------------------------------------
 
 F = "def f(x):\n    return x + 1\n"
 TESTS = ["assert f(1) == 2", "assert f(-1) == 0"]
 FENCED = {
     "bare": F, "bare with CRLF": F.replace("\n", "\r\n"), "fenced": f"```python\n{F}```",
-    "with text": f"Sure!\n\n```python\n{F}```\nIt adds 1.",
-    "py": f"```py\n{F}```", "Python": f"```Python\n{F}```", "python3": f"```python3\n{F}```", "untagged": f"```\n{F}```",
-    "tildes": f"~~~python\n{F}~~~",
+    "with text": f"Sure!\n\n```python\n{F}```\nIt adds 1.", "py": f"```py\n{F}```", "Python": f"```Python\n{F}```",
+    "python3": f"```python3\n{F}```", "untagged": f"```\n{F}```", "tildes": f"~~~python\n{F}~~~",
     "long fence": f"````python\n{F}````", "space before the tag": f"``` python\n{F}```", "braces": f"```{{.python}}\n{F}```",
     "title": f"```python title=\"a.py\"\n{F}```", "CRLF": f"```python\n{F}```\n".replace("\n", "\r\n"),
-    "unclosed": f"Here:\n```python\n{F}",
-    "in a list": "1. So:\n" + textwrap.indent(f"```python\n{F}```", "   "),
+    "unclosed": f"Here:\n```python\n{F}", "in a list": "1. So:\n" + textwrap.indent(f"```python\n{F}```", "   "),
     "fence in a string": f"~~~py\ns = '''\n```\n'''\n{F}~~~",
     "two blocks": f"```python\ny = 1\n```\nThen\n```python\n{F.replace('+ 1', '+ y')}```",
     "tagged and untagged": f"```\ny = 1\n```\nThen\n```python\n{F.replace('+ 1', '+ y')}```",
@@ -374,8 +380,8 @@ FENCED = {
     "shell": f"```bash\npip install x\n```\n```python\n{F}```\n```text\nnot python\n```\n```json\n{{\"a\": true}}\n```",
     "session": f"```python\n{F}```\n```python\n>>> f(1)\n2\n```\n```\n>>> f(2)\n3\n```",
     "corrected": f"```python\n{F.replace('1', '2')}```\nNo:\n```python\n{F}```",
-    "tests of its own": f"```python\n{F}\nassert f(1) == 2\n```", "spaces before": textwrap.indent(f"```python\n{F}```", "    "),
-}
+    "tests of its own": f"```python\n{F}\nassert f(1) == 2\n```",
+    "spaces before": textwrap.indent(f"```python\n{F}```", "    ")}
 
 
 @pytest.mark.parametrize("name", FENCED)
@@ -384,18 +390,23 @@ def test_fences(name):
     assert not judge(FENCED[name].replace("x + ", "x - "), TESTS).correct
 
 
+def test_fences_take_linear_time():
+    for text in "```" + " " * 10**6 + "`", "`" * 10**6 + " " * 10**6 + "`", "~" * 10**6 + "`", "```\n" * 10**5, " " * 10**6 + "x":
+        start = time.process_time()
+        judges.programs(text)
+        assert time.process_time() - start < 2
+
+
 @pytest.mark.parametrize("response, reason", [
     ("", "no code"), (" \n", "no code"), ("```bash\nls\n```", "no code"), ("```python\n```", "no code"),
-    ("```python\n>>> f(1)\n2\n```", "no code"),
-    ("I cannot do that.", "syntax error: SyntaxError"), ("def f(x) return x", "syntax error"),
-    ("def g(x): return x", "raised: NameError: name 'f'"),
+    ("```python\n>>> f(1)\n2\n```", "no code"), ("I cannot do that.", "syntax error: SyntaxError"),
+    ("def f(x) return x", "syntax error"), ("def g(x): return x", "raised: NameError: name 'f'"),
     ("def f(x): return x", "wrong value: test 1: 1"), ("def f(x): return 2", "wrong value: test 2: 2"),
     ("def f(x): return 'é' * 10**5", "wrong value: test 1: '\\xe9"),
     ("def f(x): return 10**9999", "wrong value: test 1: ValueError"), ("def f(x): return object", "not plain data: type"),
     ("def f(x): return lambda: 0", "not plain data: function"), ("def f(): return 2", "raised: TypeError"),
-    ("def f(x): 1 / 0", "raised: ZeroDivisionError: division"),
-    (f"{F}assert f(1) == 3", "raised: AssertionError"), (f"{F}raise Exception('a\\nb')", "raised: Exception: a b"),
-    ("import nothing", "raised: ModuleNotFound"),
+    ("def f(x): 1 / 0", "raised: ZeroDivisionError: division"), (f"{F}assert f(1) == 3", "raised: AssertionError"),
+    (f"{F}raise Exception('a\\nb')", "raised: Exception: a b"), ("import nothing", "raised: ModuleNotFound"),
     ("x" * 10_001, "too long: 10001 characters"), ("```python\n" * 900, "syntax error"), ("~" * 9_000, "no code"),
     ("`" * 9_000 + "\n" + F, "wrong")])
 def test_reasons(response, reason):
@@ -407,64 +418,215 @@ def test_reasons(response, reason):
         assert verdict.reason.isascii() and len(verdict.reason) < 350
 
 
-HONEST = {
-    "main guard": F + "if __name__ == '__main__':\n    import sys\n    print(f(1))\n    sys.exit(0)",
-    "exit()": F + "print(f(1))\nexit()", "quit in a main": F + "def main():\n    print(f(1))\n    quit(0)\nmain()",
-    "prints": F + "print('x' * 10**6, '\\ud800', flush=True)\nimport sys\nsys.stderr.write('warned')",
-    "helper": "def g(x): return x\n" + F.replace("x + 1", "g(x) + 1"),
-    "class": "class C:\n    def f(self, x): return x + 1\nf = C().f", "lambda": "f = lambda x: x + 1",
-    "decorator": "import functools\n@functools.lru_cache(None)\n" + F,
-    "global": "y = 1\ndef f(x):\n    global y\n    y = 1\n    return x + y",
-    "typing": "from __future__ import annotations\nfrom typing import List, Optional\n"
-        "def f(x: Optional[int]) -> List[int]: return x + 1",
-    "dataclass": "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    def f(self): return self.x + 1\n"
-        "def f(x): return P(x).f()",
-    "shadows a builtin": "list = [1]\nsum = 0\nstr = 'x'\n" + F,
-    "an int subclass": "import enum\nclass E(enum.IntEnum):\n    A = 2\n    B = 0\ndef f(x): return E(x + 1)",
-    "a bool": "def f(x): return 2 if x == 1 else False", "a float": "def f(x): return x + 1.0",
-    "a complex": "def f(x): return complex(x + 1)",
-    "imports": "import math, re, itertools, collections, heapq, bisect, string, random, datetime, decimal, fractions, "
-        "statistics, json, copy, operator, sys, os\n"
-               "import functools, array, csv, io, textwrap, unicodedata, calendar, time, zlib, hashlib, struct, queue, types, "
-               "abc, enum, cmath, numbers\n" + F,
-    "recursion": "import sys\nsys.setrecursionlimit(10**5)\ndef g(n): return 0 if n == 0 else 1 + g(n - 1)\n"
-        "def f(x): return x + 1 + g(20000) - 20000",
-    "a recursion in a thread": "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**26)\n"
-        "def g(n): return 0 if n == 0 else 1 + g(n - 1)\n"
-                               "def f(x):\n    r = []\n    t = threading.Thread(target=lambda: r.append(g(50000)))\n"
-                               "    t.start()\n    t.join()\n    return x + 1 + r[0] - 50000",
-    "threads": "from concurrent.futures import ThreadPoolExecutor\ndef f(x):\n"
-        "    with ThreadPoolExecutor(16) as p: return sum(p.map(int, [x] + [0] * 99)) + 1",
-    "asyncio": "import asyncio\nasync def g(x):\n    await asyncio.sleep(0.01)\n    return x + 1\n"
-        "def f(x): return asyncio.run(g(x))",
-    "files": "import os\ndef f(x):\n    os.makedirs('a/b', exist_ok=True)\n"
-        "    with open('a/b/c.txt', 'w') as file: file.write(str(x))\n    os.rename('a/b/c.txt', 'a/d')\n"
-             "    os.symlink('d', 'a/e') if not os.path.islink('a/e') else None\n    return int(open('a/e').read()) + 1",
-    "tempfile": "import tempfile, os, pathlib\ndef f(x):\n    with tempfile.TemporaryDirectory() as d:\n"
-        "        p = pathlib.Path(d, 'x')\n        p.touch()\n        p.write_text('1')\n"
-                "        with tempfile.NamedTemporaryFile('w+') as t, tempfile.TemporaryFile() as u: return x + "
-                "int(p.read_text())",
-    "numpy": "import numpy as np\nfrom numpy.linalg import inv\n"
-        "def f(x): return int((np.array([[x, 0], [0, 1]]) @ np.eye(2)).sum() + inv(np.eye(3)).sum() - 3)",
-    "numpy scalars": "import numpy as np\ndef f(x): return np.int64(x) + 1 if x > 0 else np.float64(x) + 1",
-    "a slow one": "def f(x):\n    for i in range(10**7): pass\n    return x + 1",
-    "sleeps a little": "import time\ndef f(x):\n    time.sleep(0.2)\n    return x + 1",
-    "time and chance": "import time, random, os, secrets\n"
-        "def f(x): return x + 1 + 0 * (time.time() > 0) * random.random() * len(os.urandom(3))",
-    "reads its source": "import inspect\n" + F + "f.__doc__ = inspect.getdoc(f)",
-    "a long output": F + "for i in range(10**5): print(i)",
-    "a thread left over": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n" + F,
-    "logging and warnings": "import logging, warnings\nlogging.warning('x')\nwarnings.warn('y')\n" + F,
-    "a signal handler": "import signal\nsignal.signal(signal.SIGINT, lambda *a: None)\n" + F,
-    "catches everything": "def f(x):\n    try: return x + 1\n    except: pass", "an escape in a string": "p = '\\d'\n" + F,
-    "a docstring": f'"""Adds.\n\n>>> f(1)\n2\n"""\n{F}',
-    "doctest": f'def f(x):\n    """\n    >>> f(1)\n    2\n    """\n    return x + 1\nif __name__ == "__main__":\n'
-        f'    import doctest\n    doctest.testmod()',
-    "unittest": F + "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(f(1), 2)\n"
-        "if __name__ == '__main__': unittest.main()",
-    "pickle": "import pickle\nclass P: pass\ndef f(x): return x + len([pickle.loads(pickle.dumps(P()))])",
-    "big memory": "def f(x): return x + len(bytearray(4 * 10**8)) // (4 * 10**8)",
-}
+HONEST = hostile.programs(r'''
+#: main guard
+def f(x):
+    return x + 1
+if __name__ == '__main__':
+    import sys
+    print(f(1))
+    sys.exit(0)
+#: exit()
+def f(x):
+    return x + 1
+print(f(1))
+exit()
+#: quit in a main
+def f(x):
+    return x + 1
+def main():
+    print(f(1))
+    quit(0)
+main()
+#: prints
+def f(x):
+    return x + 1
+print('x' * 10**6, '\ud800', flush=True)
+import sys
+sys.stderr.write('warned')
+#: helper
+def g(x): return x
+def f(x):
+    return g(x) + 1
+#: class
+class C:
+    def f(self, x): return x + 1
+f = C().f
+#: lambda
+f = lambda x: x + 1
+#: decorator
+import functools
+@functools.lru_cache(None)
+def f(x):
+    return x + 1
+#: global
+y = 1
+def f(x):
+    global y
+    y = 1
+    return x + y
+#: typing
+from __future__ import annotations
+from typing import List, Optional
+def f(x: Optional[int]) -> List[int]: return x + 1
+#: dataclass
+from dataclasses import dataclass
+@dataclass
+class P:
+    x: int
+    def f(self): return self.x + 1
+def f(x): return P(x).f()
+#: shadows a builtin
+list = [1]
+sum = 0
+str = 'x'
+def f(x):
+    return x + 1
+#: an int subclass
+import enum
+class E(enum.IntEnum):
+    A = 2
+    B = 0
+def f(x): return E(x + 1)
+#: a bool
+def f(x): return 2 if x == 1 else False
+#: a float
+def f(x): return x + 1.0
+#: a complex
+def f(x): return complex(x + 1)
+#: imports
+import math, re, itertools, collections, heapq, bisect, string, random, datetime, decimal, fractions, statistics
+import json, copy, operator, sys, os
+import functools, array, csv, io, textwrap, unicodedata, calendar, time, zlib, hashlib, struct, queue
+import types, abc, enum, cmath, numbers
+def f(x):
+    return x + 1
+#: recursion
+import sys
+sys.setrecursionlimit(10**5)
+def g(n): return 0 if n == 0 else 1 + g(n - 1)
+def f(x): return x + 1 + g(20000) - 20000
+#: a recursion in a thread
+import sys, threading
+sys.setrecursionlimit(10**6)
+threading.stack_size(2**26)
+def g(n): return 0 if n == 0 else 1 + g(n - 1)
+def f(x):
+    r = []
+    t = threading.Thread(target=lambda: r.append(g(50000)))
+    t.start()
+    t.join()
+    return x + 1 + r[0] - 50000
+#: threads
+from concurrent.futures import ThreadPoolExecutor
+def f(x):
+    with ThreadPoolExecutor(16) as p: return sum(p.map(int, [x] + [0] * 99)) + 1
+#: asyncio
+import asyncio
+async def g(x):
+    await asyncio.sleep(0.01)
+    return x + 1
+def f(x): return asyncio.run(g(x))
+#: files
+import os
+def f(x):
+    os.makedirs('a/b', exist_ok=True)
+    with open('a/b/c.txt', 'w') as file: file.write(str(x))
+    os.rename('a/b/c.txt', 'a/d')
+    os.symlink('d', 'a/e') if not os.path.islink('a/e') else None
+    return int(open('a/e').read()) + 1
+#: tempfile
+import tempfile, os, pathlib
+def f(x):
+    with tempfile.TemporaryDirectory() as d:
+        p = pathlib.Path(d, 'x')
+        p.touch()
+        p.write_text('1')
+        with tempfile.NamedTemporaryFile('w+') as t, tempfile.TemporaryFile() as u: return x + int(p.read_text())
+#: numpy
+import numpy as np
+from numpy.linalg import inv
+def f(x): return int((np.array([[x, 0], [0, 1]]) @ np.eye(2)).sum() + inv(np.eye(3)).sum() - 3)
+#: numpy scalars
+import numpy as np
+def f(x): return np.int64(x) + 1 if x > 0 else np.float64(x) + 1
+#: a slow one
+def f(x):
+    for i in range(10**7): pass
+    return x + 1
+#: sleeps a little
+import time
+def f(x):
+    time.sleep(0.2)
+    return x + 1
+#: time and chance
+import time, random, os, secrets
+def f(x): return x + 1 + 0 * (time.time() > 0) * random.random() * len(os.urandom(3))
+#: reads its source
+import inspect
+def f(x):
+    return x + 1
+f.__doc__ = inspect.getdoc(f)
+#: a long output
+def f(x):
+    return x + 1
+for i in range(10**5): print(i)
+#: a thread left over
+import threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+def f(x):
+    return x + 1
+#: logging and warnings
+import logging, warnings
+logging.warning('x')
+warnings.warn('y')
+def f(x):
+    return x + 1
+#: a signal handler
+import signal
+signal.signal(signal.SIGINT, lambda *a: None)
+def f(x):
+    return x + 1
+#: catches everything
+def f(x):
+    try: return x + 1
+    except: pass
+#: an escape in a string
+p = '\d'
+def f(x):
+    return x + 1
+#: a docstring
+"""Adds.
+
+>>> f(1)
+2
+"""
+def f(x):
+    return x + 1
+#: doctest
+def f(x):
+    """
+    >>> f(1)
+    2
+    """
+    return x + 1
+if __name__ == "__main__":
+    import doctest
+    doctest.testmod()
+#: unittest
+def f(x):
+    return x + 1
+import unittest
+class T(unittest.TestCase):
+    def test(self): self.assertEqual(f(1), 2)
+if __name__ == '__main__': unittest.main()
+#: pickle
+import pickle
+class P: pass
+def f(x): return x + len([pickle.loads(pickle.dumps(P()))])
+#: big memory
+def f(x): return x + len(bytearray(4 * 10**8)) // (4 * 10**8)
+''')
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -476,10 +638,10 @@ def test_honest_programs_are_accepted(name):
 
 
 @pytest.mark.parametrize("value", [
-    "None", "True", "0", "-1", "10**300", "1.5", "-0.0", "1e999", "1e-320", "1j", "''", "'é\\ud800\\0\\n\"'", "b'\\xff\\0'", "[]",
-    "[[1], [2, [3]]]", "(1,)", "((),)", "{1, 'a'}", "frozenset({1})", "{}", "{1: 'a', (2, 3): [4], None: {5: 6}}",
-    "range(3, 9, 2)",
-    "[1, 1.0, True, None, 'x', b'y']", "[0] * 9000", "'x' * 900_000", "2**190_000", "{frozenset({(1, 2)}): {3}}"])
+    "None", "True", "0", "-1", "10**300", "1.5", "-0.0", "1e999", "1e-320", "1j", "''", "'é\\ud800\\0\\n\"'", "b'\\xff\\0'",
+    "[]", "[[1], [2, [3]]]", "(1,)", "((),)", "{1, 'a'}", "frozenset({1})", "{}", "{1: 'a', (2, 3): [4], None: {5: 6}}",
+    "range(3, 9, 2)", "[1, 1.0, True, None, 'x', b'y']", "[0] * 9000", "'x' * 900_000", "2**190_000",
+    "{frozenset({(1, 2)}): {3}}"])
 def test_plain_values_come_back_as_they_were(value):
     (back,), reason = run("", value)
     assert reason == "" and back == eval(value) and type(back) is type(eval(value))
@@ -493,17 +655,16 @@ def test_plain_values_come_back_as_they_were(value):
     ("from collections import namedtuple\nv = namedtuple('P', 'x y')(1, 2)", (1, 2)),
     ("class S(str): pass\nv = [S('x')]", ["x"]), ("class L(list): pass\nv = L([1])", [1]),
     ("import enum\nv = enum.IntEnum('E', 'A').A", 1),
-    ("class I(int):\n    def __repr__(s): return 'x'\n    def __index__(s): return 5\n    def bit_length(s): return 0\nv = I(7)", 7)])
+    ("class I(int):\n    def __index__(s): return 5\n    def bit_length(s): return 0\nv = I(7)", 7)])
 def test_subclasses_are_reduced_to_their_base(code, value):
     back = run(code, "v").values[0]
     assert back == value and type(back) is type(value)
 
 
-@pytest.mark.parametrize("code",
-    ["v = object()", "v = print", "v = type", "import datetime\nv = datetime.date(2024, 1, 1)", "v = bytearray(1)",
-        "v = [Ellipsis]",
-                                  "import decimal\nv = decimal.Decimal(1)", "v = {}.keys()", "class C: pass\nv = [C()]",
-                                  "v = memoryview(b'')"])
+@pytest.mark.parametrize("code", [
+    "v = object()", "v = print", "v = type", "import datetime\nv = datetime.date(2024, 1, 1)", "v = bytearray(1)",
+    "v = [Ellipsis]", "import decimal\nv = decimal.Decimal(1)", "v = {}.keys()", "class C: pass\nv = [C()]",
+    "v = memoryview(b'')"])
 def test_anything_else_is_refused(code):
     assert run(code, "v").reason.startswith("not plain data: ")
 
@@ -526,36 +687,34 @@ def test_frames(data, value):
         broken = bytearray(data)
         for _ in range(draw.randrange(1, 4)):
             at = draw.randrange(len(broken))
-            broken[at:at + draw.randrange(3)] = draw.choice([b"", b"[", b"]", b'"', b"1", b"-", b",", b"null", b'"set"',
-                b'"dict"', b'"range"', b"{", b"\xff", b"e9"])
+            broken[at:at + draw.randrange(3)] = draw.choice([
+                b"", b"[", b"]", b'"', b"1", b"-", b",", b"null", b'"set"', b'"dict"', b'"range"', b"{", b"\xff", b"e9"])
         sandbox.decode_frame(bytes(broken))
 
 
-# -- Asserts -----------------------------------------------------------------------------------------------------------------------
+# -- Asserts --------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("test, right, wrong", [
     ("assert f(1) == 2", "2", "3"), ("assert f(1) == 4", "4.0", "4.1"), ("assert (f(1)) == 2 , 'message'", "2", "None"),
-    ("assert 2 == f(1)", "2", "'2'"),
-    ("assert not f(1)", "[]", "[0]"), ("assert f(1)", "1", "0"), ("assert f(1) is None", "None", "0"),
-    ("assert f(1) is not True", "1", "True"),
-    ("assert f(1) in (1, 2)", "2", "3"), ("assert 'a' in f(1)", "'cat'", "'dog'"), ("assert 1 < f(1) <= 2", "2", "1"),
-    ("assert set(f(1)) == {1, 2}", "[2, 1]", "[1]"),
-    ("assert sorted(f(1)) == [1, 2]", "(2, 1)", "(2, 2)"), ("assert len(f(1)) == 2", "'ab'", "'a'"),
+    ("assert 2 == f(1)", "2", "'2'"), ("assert not f(1)", "[]", "[0]"), ("assert f(1)", "1", "0"),
+    ("assert f(1) is None", "None", "0"), ("assert f(1) is not True", "1", "True"), ("assert f(1) in (1, 2)", "2", "3"),
+    ("assert 'a' in f(1)", "'cat'", "'dog'"), ("assert 1 < f(1) <= 2", "2", "1"),
+    ("assert set(f(1)) == {1, 2}", "[2, 1]", "[1]"), ("assert sorted(f(1)) == [1, 2]", "(2, 1)", "(2, 2)"),
+    ("assert len(f(1)) == 2", "'ab'", "'a'"),
     ("assert sorted(f(1), key=len, reverse=True) == ['bb', 'a']", "['a', 'bb']", "['a']"),
     ("assert Counter(f(1)) == Counter('aab')", "'aba'", "'ab'"),
     ("assert f(1) == {'a': 2}", "__import__('collections').Counter('aa')", "{'a': 1}"),
     ("assert math.isclose(f(1), 0.5, rel_tol=1e-3)", "0.5001", "0.51"), ("assert abs(f(1) - 2.5) < 1e-6", "2.5", "2.6"),
-    ("assert round(f(1), 2) == 0.33", "1/3", "1/4"),
-    ("assert f(1)[0] == 1", "[1]", "[]"), ("assert f(1)[1:] == [2]", "[1, 2]", "[1]"),
-    ("assert f(1) == 1 or f(1) == 2", "2", "3"), ("assert f(1) and f(2) == [0] * 3", "[0, 0, 0]", "[0]"),
+    ("assert round(f(1), 2) == 0.33", "1/3", "1/4"), ("assert f(1)[0] == 1", "[1]", "[]"),
+    ("assert f(1)[1:] == [2]", "[1, 2]", "[1]"), ("assert f(1) == 1 or f(1) == 2", "2", "3"),
+    ("assert f(1) and f(2) == [0] * 3", "[0, 0, 0]", "[0]"),
     ("assert list(f(1)) == [0, 1]", "(i for i in range(2))", "(i for i in range(3))"),
     ("assert f(1) == [0, 1]", "[0, 1]", "(i for i in range(2))"), ("assert next(f(1)) == 5", "iter([5])", "iter([])"),
     ("assert isinstance(f(1), list)", "[]", "()"), ("assert re.match('a+$', f(1))", "'aa'", "'ab'"),
     ("assert f(1).upper() == 'A'", "'a'", "'b'"), ("assert f(f(1))[0] == 1", "[1]", "[2]"),
     ("assert f(1) == float('inf')", "1e999", "1"), ("assert f(1) == 10**20", "100 * 10**18", "0"),
-    ("assert f(*[1], **{}) == {1: {2}}", "{1: {2}}", "{1: [2]}"),
-    ("assert f(1) == list(range(3))", "[0, 1, 2]", "range(3)"), ("assert f(lambda x: x) == 1", "1", "2"),
-    ("assert f(1) == sys.getsizeof((1, 'a'))", "56", "0"),
+    ("assert f(*[1], **{}) == {1: {2}}", "{1: {2}}", "{1: [2]}"), ("assert f(1) == list(range(3))", "[0, 1, 2]", "range(3)"),
+    ("assert f(lambda x: x) == 1", "1", "2"), ("assert f(1) == sys.getsizeof((1, 'a'))", "56", "0"),
     ("assert f(1) == '%'", "'%'", "'x'"), ("assert tuple(zip(f(1), f(2))) == ((1, 1),)", "[1]", "[2]"),
     ("assert f(1) == -2 ** 3", "-8", "8")])
 def test_asserts_around_the_values(test, right, wrong):
@@ -573,10 +732,10 @@ def test_a_function_that_shadows_a_builtin_and_aliases_of_the_setup():
 
 @pytest.mark.parametrize("test, message", [
     ("", "is not"), ("x = f(1)", "is not an assert"), ("assert f(1) == (", "is not one assert"),
-    ("assert f(1); assert f(2)", "is not one assert"), ("assert 1 == 1", "has no call"),
-    ("assert f", "holds 'f'"), ("assert f(1) == x", "holds 'x'"), ("assert np.allclose(f(1), 2)", "holds 'numpy.allclose'"),
-    ("assert check(f(1), 2)", "holds 'check'"),
-    ("assert [f(i) for i in range(3)] == [1]", "ListComp"), ("assert ().__class__ == f(1)", "holds '().__class__'"),
+    ("assert f(1); assert f(2)", "is not one assert"), ("assert 1 == 1", "has no call"), ("assert f", "holds 'f'"),
+    ("assert f(1) == x", "holds 'x'"), ("assert np.allclose(f(1), 2)", "holds 'numpy.allclose'"),
+    ("assert check(f(1), 2)", "holds 'check'"), ("assert [f(i) for i in range(3)] == [1]", "ListComp"),
+    ("assert ().__class__ == f(1)", "holds '().__class__'"),
     ("assert open('/etc/passwd').read() == f(1)", "holds \"open('/etc/passwd').read\""),
     ("assert __import__('os').system('true') == f(1)", "holds"), ("assert f(1) == f'{x}'", "JoinedStr"),
     ("assert (x := f(1))", "NamedExpr"), ("assert exec('1') == f(1)", "holds 'exec'"),
@@ -596,9 +755,8 @@ def test_a_test_that_cannot_be_used_is_an_error_of_the_data(test, message):
 
 @pytest.mark.parametrize("test, value", [
     ("assert f(1) * [0] == 1", "10**12"), ("assert 'a' * f(1) == 1", "10**12"), ("assert f(1) ** f(1) == 1", "10**9"),
-    ("assert 9 ** f(1) == 1", "10**12"), ("assert 1 << f(1) == 1", "10**12"),
-    ("assert f(1) % 5 == 1", "'%1000000000000d'"), ("assert list(range(f(1))) == 1", "10**15"),
-    ("assert set(f(1)) == 1", "[i * (2**61 - 1) for i in range(9990)]"),
+    ("assert 9 ** f(1) == 1", "10**12"), ("assert 1 << f(1) == 1", "10**12"), ("assert f(1) % 5 == 1", "'%1000000000000d'"),
+    ("assert list(range(f(1))) == 1", "10**15"), ("assert set(f(1)) == 1", "[i * (2**61 - 1) for i in range(9990)]"),
     ("assert 0.5 in f(1)", "range(10**9)"), ("assert re.match('(a*)*b', f(1))", "'a' * 10**5"),
     ("assert str(f(1)) == 1", "10**50000"), ("assert f(1) * f(1) == 1", "10**50000")])
 def test_hostile_values_do_not_keep_the_judge_busy(test, value):
@@ -607,7 +765,7 @@ def test_hostile_values_do_not_keep_the_judge_busy(test, value):
     assert time.process_time() - start < 5
 
 
-# -- MBPP: each reference is right for its own tests, and wrong for another's ---------------------------------------------------------
+# -- MBPP: each reference is right for its own tests, and wrong for another's ---------------------------------------------
 
 FOLDERS = [Path(os.environ["S3FT_DATA"]) / "mbpp"] if "S3FT_DATA" in os.environ else []
 FOLDERS += [ROOT / "data" / "mbpp"]
@@ -666,11 +824,11 @@ def test_a_reference_that_answers_one_test_only_is_wrong(mbpp):
     assert len(pairs) > 30 and not [pair for pair, verdict in zip(pairs, verdicts) if verdict.correct]
 
 
-# -- Command line ---------------------------------------------------------------------------------------------------------------------
+# -- Command line ---------------------------------------------------------------------------------------------------------
 
 def judges_py(*args, **kwargs):
-    return subprocess.run([sys.executable, str(ROOT / "judges.py"), "code", *map(str, args)], capture_output=True, text=True,
-            timeout=60, **kwargs)
+    return subprocess.run([
+        sys.executable, str(ROOT / "judges.py"), "code", *map(str, args)], capture_output=True, text=True, timeout=60, **kwargs)
 
 
 ROW = {"response": F, "tests": TESTS}
@@ -678,13 +836,14 @@ ROW = {"response": F, "tests": TESTS}
 
 @strong
 def test_command_line(tmp_path):
-    rows = [{**ROW, "correct": True}, {**ROW, "response": "sleep", "correct": False}, {**ROW, "setup": "y = 1"},
+    rows = [
+        {**ROW, "correct": True}, {**ROW, "response": "sleep", "correct": False}, {**ROW, "setup": "y = 1"},
         {**ROW, "tests": ["assert f(y) == 2"], "setup": "y = 1", "correct": False}]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text(text)
     result = judges_py(tmp_path / "rows.jsonl")
-    assert result.returncode == 0 and [json.loads(line)["correct"] for line in result.stdout.splitlines()] == [True, False,
-            True, True]
+    assert result.returncode == 0 and [json.loads(line)["correct"] for line in result.stdout.splitlines()] == [
+        True, False, True, True]
     assert result.stderr.splitlines() == [f"programs run under {', '.join(ON)}",
             "3 rows, 2 agreements, 1 false accepts, 0 false rejects"]
     assert judges_py("-", input=text).stdout == result.stdout
@@ -705,10 +864,12 @@ def test_command_line_names_the_row_to_mend(tmp_path, row, message):
 def test_command_line_refuses_or_is_told(tmp_path):
     """In a process where no layer starts, as on another machine."""
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
-    source = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import sandbox, judges; sandbox.layers = lambda: ['rlimits']\ntry: judges.main()\nexcept judges.InputError as e: sys.exit(str(e))"
+    source = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import sandbox, judges; sandbox.layers = lambda: ['rlimits']\n"
+              "try: judges.main()\nexcept judges.InputError as e: sys.exit(str(e))")
     args = [sys.executable, "-c", source, "code", str(tmp_path / "rows.jsonl")]
     refused = subprocess.run(args, capture_output=True, text=True)
-    assert refused.returncode == 1 and refused.stdout == "" and refused.stderr.count("\n") == 1 and "--unsafe-code" in refused.stderr
+    assert refused.returncode == 1 and refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert "--unsafe-code" in refused.stderr
     told = subprocess.run([*args, "--unsafe-code"], capture_output=True, text=True)
     assert told.returncode == 0 and json.loads(told.stdout) == {"correct": True,
             "reason": "right"} and told.stderr == "programs run under rlimits\n"
