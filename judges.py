@@ -6,6 +6,8 @@ false "wrong" costs one paraphrase. Nothing a model wrote is evaluated, and the 
     python judges.py numeric ROWS.jsonl     rows {"response", "answer"}, optionally "correct": true or false
     python judges.py code ROWS.jsonl        rows {"response", "tests"}, optionally "setup", "correct"
     python judges.py reading ROWS.jsonl     rows {"response", "answers"}, optionally "question", "correct"
+    python judges.py exact ROWS.jsonl       rows {"response", "answer"}, optionally "correct"
+    python judges.py model:DIR ROWS.jsonl   rows {"response", "prompt", "gold"}, optionally "correct"
 
 prints one JSON verdict a row, in order, and, where rows carry "correct", a last line on stderr that counts agreements.
 
@@ -22,9 +24,12 @@ style, speed (ten seconds of CPU time) and what the program prints. Where progra
 
 `reading` is for short answers about a passage. Right is a response that equals a gold but for case, accents, punctuation,
 spacing, grouping commas, number words ("forty-two"), the order of a date, an opening article or preposition; or one that names
-one gold once and for the rest repeats the question, neither negated nor hedged, in an order that keeps who did what to whom.
-Where there is no gold, each sentence has to abstain. It does NOT read the passage or know synonyms, aliases, parts of a name
-("Washington"), titles before one, lists made of several golds, or other units; other wordings than the question's are wrong.
+one gold once while every other word is the question's or a function word, neither negated nor hedged, with a few checks of the
+order ("Bonn was replaced by Berlin"). Where there is no gold, each sentence has to abstain. It does NOT read the passage, parse
+sentences ("the sun is Rigel" passes where one asked what is bigger than the sun), or know synonyms, aliases, parts of a name
+("Washington"), lists made of several golds, or other units.
+
+`exact` is equality but for case and white space. `model` (`by_model`) asks a checkpoint whether response and gold agree.
 """
 import argparse
 import ast

@@ -1,7 +1,8 @@
 """The `reading` judge: labelled rows (reading_cases.jsonl), invariants over generated and broken text, all of Natural Questions.
 
-A label says what a careful human would do with the response; `why` groups the rows by what they attack. The rows from "sentence
-that echoes the question" on were written in three batches, each against the rule as it then was, to measure it (NOTES.md).
+A label says what a careful human would do with the response; `why` groups the rows by what they attack. They were written in four
+batches, each against the rule as it then was, to measure it (NOTES.md); rows that play on the order of words alone were left out
+when the checks for them were dropped, and the largest groups were thinned by lot.
 """
 import json
 import os
