@@ -40,7 +40,6 @@ import json
 import math
 import operator
 import os
-import queue
 import re
 import sys
 import textwrap

@@ -942,5 +942,5 @@ ATTACKS |= {name: attempt(body) for name, body in ATTEMPTS.items()} | {name: by_
 HARMLESS = [
     "read a file", "list a folder", "read the judge", "read through a symbolic link", "append to a file", "chmod", "utime",
     "new file", "new folder", "fork", "subprocess", "system", "memory as a program", "signal the judge", "TCP", "UDP",
-    "Unix socket", "abstract Unix socket", "abstract address through a pair", "address through a pair", "listen", "inotify", "clone",
-    "clone3"]
+    "Unix socket", "abstract Unix socket", "abstract address through a pair", "address through a pair", "listen", "inotify",
+    "clone", "clone3"]
