@@ -36,7 +36,7 @@ POLICIES = {
 
 def parse(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--task", required=True, metavar="TASK", help="gsm8k, mbpp, nq, or FILE.jsonl with rows {prompt, gold, …} (data/jsonl.py)")
+    p.add_argument("--task", required=True, metavar="TASK", help="gsm8k, mbpp, nq, or FILE.jsonl with {prompt, gold, …} a row")
     p.add_argument("--ckpt", required=True, metavar="DIR", help="Hugging Face directory of the base model")
     p.add_argument("--data", metavar="DIR", help="the task's files as published (default: the set fetched into data/, else the sample)")
     p.add_argument("--out", metavar="DIR", help="run directory (default: runs/TASK-CKPT)")
@@ -50,7 +50,7 @@ def parse(argv=None):
     p.add_argument("--eval-limit", type=int, metavar="N", help="test on the first N examples after a seeded shuffle")
     p.add_argument("--eval-only", action="store_true", help="score the checkpoint and stop")
     p.add_argument("--shots", type=int, default=0, metavar="K", help="with --eval-only: K training examples before each question")
-    p.add_argument("--select-shots", type=int, default=0, metavar="K", help="K training examples before each question for the own responses")
+    p.add_argument("--select-shots", type=int, default=0, metavar="K", help="K training examples before each question, for own responses")
     p.add_argument("--show", type=int, default=0, metavar="N", help="print N rows as they are learnt, prompt and target apart")
     p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest response (default: 400, nq 64)")
     p.add_argument("--substance", choices=["on", "off"], default="on",
@@ -459,7 +459,8 @@ def main(args):
     args.dtype = getattr(torch, default_dtype(args.device) if args.dtype == "auto" else args.dtype)
     args.lr = args.lr or (1e-5 if args.full else 2e-4)
 
-    say(f"task {args.task} from {args.data}, judge {args.judge}, checkpoint {args.ckpt}, {args.dtype} on {args.device}, run directory {args.out}")
+    say(f"task {args.task} from {args.data}, judge {args.judge}, checkpoint {args.ckpt}, {args.dtype} on {args.device}, "
+        f"run directory {args.out}")
     base, tokenizer = llama.load(args.ckpt, args.dtype, args.device)
     rule = judge_named(args.rule, base, tokenizer, args)
     judge = rule if args.judge == args.rule else judge_named(args.judge, base, tokenizer, args)
@@ -491,8 +492,8 @@ def main(args):
     for name in ["base", *methods]:
         if name != "base":
             fine_tune(targets[name], name, args)
-        scores[name] = {Path(args.task).stem: evaluate(args.ckpt if name == "base" else args.out / name / "model", name, sets["test"], rule, args,
-                                                       shots if args.shots else ())}
+        path = args.ckpt if name == "base" else args.out / name / "model"
+        scores[name] = {Path(args.task).stem: evaluate(path, name, sets["test"], rule, args, shots if args.shots else ())}
         write_json(file, scores)
 
     speed = read_json(args.out / "speed.json")
@@ -500,7 +501,8 @@ def main(args):
     report.write(args.out, scores, counts)
     say(report.text(scores, counts))
     main_arm = "s3ft" if "s3ft" in methods else methods[-1] if methods else None
-    return {"run": str(args.out), "task": args.task, "judge": args.judge, "checkpoint": args.ckpt, "dtype": str(args.dtype).removeprefix("torch."),
+    return {"run": str(args.out), "task": args.task, "judge": args.judge, "checkpoint": args.ckpt,
+            "dtype": str(args.dtype).removeprefix("torch."),
             **{f"{what}_tokens_per_second": round(s["tokens"] / s["seconds"], 1) for what in ("generate", "train")
                if (s := speed.get(what)) and s["seconds"]},
             "targets": counts.get(main_arm, {}), "targets_by_method": counts, "left_out": left_out, "scores": scores}
