@@ -82,14 +82,14 @@ def scripted(monkeypatch, tmp_path):
     model, tokenizer = llama.load(tiny.checkpoint(tmp_path / "ckpt"))
     tokenizer.asked = []
 
-    def generate(model, tokenizer, prompts, max_new_tokens, slots=None, on_done=None, progress=None):
+    def generate(model, tokenizer, prompts, max_new_tokens, slots=None, on_done=None, progress=None, temperature=0.0, seed=0):
         out = []
         for i, ids in enumerate(prompts):
             text = tokenizer.decode(ids)
             n = int(text.split("prompt ")[1].split()[0])
-            words, finish = (tokenizer.rephrases if "solution" in text else tokenizer.says)[n]
+            words, finish, *logprob = (tokenizer.rephrases if "solution" in text else tokenizer.samples[seed] if temperature else tokenizer.says)[n]
             tokenizer.asked.append((n, "solution" in text))
-            out.append(s3ft.sampler.Response(tokenizer.encode_text(words) + [259], words, finish, -3.0))
+            out.append(s3ft.sampler.Response(tokenizer.encode_text(words) + [259], words, finish, *logprob or [-3.0]))
             on_done(i, out[-1])
         return out
     monkeypatch.setattr(s3ft.sampler, "generate", generate)
@@ -119,6 +119,20 @@ def test_selection_follows_the_paper(scripted, tmp_path):
     assert s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, args) == table and tokenizer.asked == []
     s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, options(out=tmp_path / "run", method=["s3ft", "sdft"]))
     assert tokenizer.asked == [(0, True)]
+
+
+def test_of_several_right_responses_the_likeliest_is_the_target(scripted, tmp_path):
+    model, tokenizer = scripted
+    right = "The answer is {}."
+    tokenizer.says = {n: (right.format(n + 1) if n < 3 else "The answer is 99.", "stop", -3.0) for n in range(6)}
+    tokenizer.samples = {
+        1: {0: ("So 1.\n#### 1", "stop", -2.0), 1: ("So 2.\n#### 2", "stop", -4.0), 2: ("So 3.\n#### 3", "stop", -3.0),
+            3: ("So 4.\n#### 4", "stop", -9.0), 4: ("So 5.\n#### 5", "length", -1.0), 5: ("The answer is 98.", "stop", -1.0)},
+        2: {n: ("The answer is 99.", "stop", -0.1) for n in range(6)} | {3: ("Or 4.\n#### 4", "stop", -8.0)}}
+    args = options(out=tmp_path / "run", method=["ssr"], samples=2)
+    targets = s3ft.targets_of(s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, args), "ssr", args)
+    assert [t["target"].split()[0] for t in targets] == ["So", "The", "The", "Or", "4+1", "5+1"]  # the greedy one among equals
+    assert [t["source"] for t in targets] == ["self"] * 4 + ["gold"] * 2
 
 
 def test_sft_alone_generates_nothing(scripted, tmp_path):
@@ -200,7 +214,7 @@ def run_training(path, monkeypatch, die_after=None, **changes):
                     raise KeyboardInterrupt
             m.setattr(s3ft, "save_state", save_and_die)
             try:
-                s3ft.train(model, ROWS, args, path / "arm")
+                s3ft.train(model, ROWS, args, path / "arm", args.seed)
                 break
             except KeyboardInterrupt:
                 assert attempt == 1
@@ -220,9 +234,9 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path, monkeypatch, full)
 
 
 def test_every_epoch_visits_every_row_once():
-    steps = s3ft.steps_of(21, options(epochs=3, batch=4))
+    steps = s3ft.steps_of(21, options(epochs=3, batch=4), 0)
     assert len(steps) == 18 and all(sorted(sum(steps[e:e + 6], [])) == list(range(21)) for e in (0, 6, 12))
-    assert steps[:6] != steps[6:12] and steps == s3ft.steps_of(21, options(epochs=3, batch=4))
+    assert steps[:6] != steps[6:12] and steps == s3ft.steps_of(21, options(epochs=3, batch=4), 0) != s3ft.steps_of(21, options(epochs=3, batch=4), 1)
 
 
 def test_learning_rate():
@@ -237,7 +251,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_saved(tmp_path, monk
     (tmp_path / "arm").mkdir()
     next(p for p in model.parameters() if p.requires_grad).data[0, 0] = math.nan
     with pytest.raises(InputError, match="step 1: loss nan"):
-        s3ft.train(model, ROWS, options(out=tmp_path), tmp_path / "arm")
+        s3ft.train(model, ROWS, options(out=tmp_path), tmp_path / "arm", 0)
 
 
 def test_full_training_keeps_float32_masters(tmp_path):
@@ -248,7 +262,7 @@ def test_full_training_keeps_float32_masters(tmp_path):
     save = llama.save
     try:
         llama.save = lambda model, tokenizer, path: (seen.update(model.state_dict()), save(model, tokenizer, path))
-        s3ft.fine_tune(targets, "sft", args)
+        s3ft.fine_tune(targets, "sft", args, 0)
     finally:
         llama.save = save
     start = tiny.weights(tiny.config("qwen2"))
