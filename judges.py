@@ -591,9 +591,7 @@ def split_test(where, text, setup):
 
 # -- A model as judge -----------------------------------------------------------------------------------------------------
 
-AGREE = """Here are a question and two answers to it, between the marks {tag}.
-
-{tag} Question:
+AGREE = """{tag} Question:
 {question}
 
 {tag} Answer 1:
@@ -603,7 +601,7 @@ AGREE = """Here are a question and two answers to it, between the marks {tag}.
 {second}
 {tag}
 
-Do both answers come to the same result, so that one is right whenever the other is? Reply with Yes or No only."""
+Do answer 1 and answer 2 give the same final answer to the question? Reply with Yes or No."""
 MARGIN = 0.0  # of log p(Yes) - log p(No)
 FREE = set("a an the my our final correct solution answer response result is was are it this that here so sure ok okay yes no "
            "well of course i think thus therefore question problem gold reference code python none null".split())

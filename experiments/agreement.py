@@ -49,7 +49,7 @@ def main():
             reason = judge(text, example).reason
             odds.append(min(map(float, re.findall(r"[-.0-9]+", reason.partition("odds")[2])), default=-99.0))
         right = [correct for *_, correct in rows]
-        for margin in sorted({0, 1, 2, 3, 4, judges.MARGIN}):
+        for margin in sorted({-2, -1, 0, 1, judges.MARGIN}):
             said = [o >= margin for o in odds]
             accepts, rejects = sum(s and not r for s, r in zip(said, right)), sum(r and not s for s, r in zip(said, right))
             print(f"| {run.name} | {len(rows)}, {sum(right)} | {margin} | {accepts} of {len(rows) - sum(right)} | {rejects} of {sum(right)} | "
