@@ -108,8 +108,9 @@ def candidates_of(row):
     if "paraphrase" in row:
         yield "paraphrase", {**row["paraphrase"], "logprob": row.get("paraphrase_logprob")}
     yield "gold", {"text": row["gold"], "ids": row["gold_ids"], "logprob": row.get("gold_logprob")}
-    for sampled in row.get("samples", ()):
-        yield "samples", sampled
+    for name, response in row.items():
+        if name.startswith("sample "):
+            yield "samples", response
 
 
 def per_token(c):

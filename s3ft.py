@@ -367,24 +367,6 @@ def fine_tune(targets, arm, args, seed):
 CHUNK = 100  # items of a benchmark that are scored together, and lost by a kill
 
 
-def wilson(correct, n, z=1.96):
-    """95 % interval of a share (Wilson 1927)."""
-    p, d = correct / n, 1 + z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    middle = (p + z * z / (2 * n)) / d
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def interval(values):
-    """{n, score, low, high} of scores between 0 and 1, one an item: Wilson's interval where all are 0 or 1, else the normal one."""
-    n, mean = len(values), sum(values) / len(values)
-    if set(values) <= {0, 1}:
-        low, high = wilson(sum(values), n)
-        return {"n": n, "correct": int(sum(values)), "score": mean, "low": low, "high": high}
-    half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, n - 1) / n)
-    return {"n": n, "score": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-
-
 def evaluate(path, arm, examples, rule, items, args, shots=()):
     """Score the checkpoint at `path` on the task's test examples and the benchmarks' `items` {name: list}.
 
@@ -403,14 +385,14 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
         return {e.id: journal.rows[e.id]["response"] for e in examples}
 
     responses = respond(args.out / arm / "eval.jsonl", examples, rule, shots)
-    scores = {Path(args.task).stem: interval([int(r["correct"]) for r in responses.values()])}
-    journal = Journal(args.out / "bench.jsonl")
+    scores = {Path(args.task).stem: report.estimate([int(r["correct"]) for r in responses.values()])}
+    journal = Journal(args.out / "bench.jsonl", ("model", "bench", "id"))
     for name, of in items.items():
-        todo = [item for item in of if f"{arm}/{name}/{item.id}" not in journal.rows]
+        todo = [item for item in of if (arm, name, item.id) not in journal.rows]
         if name == "svamp":
             found = respond(args.out / arm / "svamp.jsonl", todo, judges.numeric) if todo else {}
             for e in todo:
-                journal.add(f"{arm}/{name}/{e.id}", model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
+                journal.add(e.id, model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
                             response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})
         for start in range(0, len(todo) if name != "svamp" else 0, CHUNK):
             part = todo[start:start + CHUNK]
@@ -419,10 +401,10 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
             values = iter(sampler.logprobs(loaded()[0], prompts, continuations, progress=f"{arm}: {name} {start + len(part)}/{len(todo)}"))
             for item, of_item in zip(part, pairs):
                 logprobs = list(itertools.islice(values, len(of_item)))
-                journal.add(f"{arm}/{name}/{item.id}", model=arm, bench=name, context=item.context, choices=item.choices,
+                journal.add(item.id, model=arm, bench=name, context=item.context, choices=item.choices,
                             logprobs=logprobs, scores=bench.scores(item, logprobs))
-        rows = [journal.rows[f"{arm}/{name}/{item.id}"]["scores"] for item in of]
-        scores |= {name if kind == "acc" else f"{name} {kind}": interval([row[kind] for row in rows]) for kind in rows[0]}
+        rows = [journal.rows[arm, name, item.id]["scores"] for item in of]
+        scores |= {f"{name} {kind}": report.estimate([row[kind] for row in rows]) for kind in rows[0]}
     return scores
 
 

@@ -87,7 +87,7 @@ def make_run(out, arms, words="Question"):
                      "self": response(words, i < 3, reason=f"{words}: {words}", logprob=-0.4 * (i + 1))})
         if i >= 3:
             rows[-1] |= {"paraphrase": response(words, i < 6, substance=GOOD, logprob=-0.01), "paraphrase_logprob": -1.6}
-        rows[-1] |= {"samples": [response(words, False), response(words)]} if i == 0 else {}
+        rows[-1] |= {"sample 1": response(words, False), "sample 2": response(words)} if i == 0 else {}
     jsonl(out / "candidates.jsonl", rows)
     sources = ["self"] * 3 + ["paraphrase"] * 3 + ["gold"] * 3
     for arm, right in arms.items():

@@ -12,7 +12,6 @@ import judges
 import kill
 import model as llama
 import pytest
-import report
 import s3ft
 import tiny
 import torch
@@ -273,11 +272,6 @@ def test_full_training_keeps_float32_masters(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------- evaluation and the rest
 
-def test_wilson():
-    assert s3ft.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Brown, Cai, DasGupta 2001
-    assert s3ft.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4) and s3ft.wilson(20, 20)[1] == 1.0
-
-
 def test_another_setting_on_an_old_directory_is_named(tmp_path):
     args = options(out=tmp_path / "run")
     s3ft.claim(args.out, s3ft.settings_of(args, EXAMPLES, EXAMPLES))
@@ -286,18 +280,6 @@ def test_another_setting_on_an_old_directory_is_named(tmp_path):
         s3ft.claim(args.out, s3ft.settings_of(options(lr=0.5), EXAMPLES, EXAMPLES))
     with pytest.raises(InputError, match="test data"):
         s3ft.claim(args.out, s3ft.settings_of(args, EXAMPLES, EXAMPLES[:3]))
-
-
-def test_report_shows_hostile_text_as_text(tmp_path):
-    evil = "</script></pre><img src=x onerror=alert(1)>"
-    journal = Journal(tmp_path / "candidates.jsonl")
-    journal.add("1", prompt=evil, gold=evil, gold_ids=[1], self=candidate(evil, reason=evil), paraphrase=candidate(evil, substance=GOOD))
-    s3ft.write_text(tmp_path / "s3ft/targets.jsonl", json.dumps({"id": "1", "source": "self", "prompt": evil, "target": evil, "ids": [1]}) + "\n")
-    s3ft.write_json(tmp_path / "config.json", {"ckpt": evil})
-    score = {"n": 4, "correct": 1, "score": 0.25, "low": 0.05, "high": 0.7}
-    report.write(tmp_path, {"base": {"gsm8k": score}}, {"s3ft": {"self": 1, "paraphrase": 0, "gold": 0}})
-    page = (tmp_path / "report.html").read_text()
-    assert "<img" not in page and "<script" not in page and page.count("onerror=alert(1)") >= 5 and "25.0 % [5.0, 70.0]" in page
 
 
 def s3ft_command(*args, **env):

@@ -221,7 +221,7 @@ def test_arms_by_seed_benchmarks_and_report(tmp_path):
     arms = ["base", "sft", "s3ft", "sft.5", "s3ft.5"]
     assert list(figures["scores"]) == arms
     for arm in arms:
-        assert set(figures["scores"][arm]) >= {"gsm8k", "mmlu", "truthfulqa mc1", "truthfulqa mc2", "hellaswag", "hellaswag acc_norm"}
+        assert set(figures["scores"][arm]) >= {"gsm8k", "mmlu acc", "truthfulqa mc1", "truthfulqa mc2", "hellaswag acc", "hellaswag acc_norm"}
         assert all(s["low"] <= s["score"] <= s["high"] and s["n"] == (4 if name == "gsm8k" else 5) for name, s in figures["scores"][arm].items())
     table = rows(tmp_path / "run/bench.jsonl")
     assert len(table) == 5 * 3 * 5 and {(r["model"], r["bench"]) for r in table} == {(a, b) for a in arms for b in ("mmlu", "truthfulqa", "hellaswag")}
@@ -232,7 +232,7 @@ def test_arms_by_seed_benchmarks_and_report(tmp_path):
 
     again, said = run(tmp_path, *args, "--bench", "mmlu,truthfulqa,hellaswag,svamp")
     assert said.count("is trained already") == 4 and rows(tmp_path / "run/bench.jsonl")[:75] == table
-    assert all(again["scores"][arm] == {**figures["scores"][arm], "svamp": again["scores"][arm]["svamp"]} for arm in arms)
+    assert all(again["scores"][arm] == {**figures["scores"][arm], "svamp acc": again["scores"][arm]["svamp acc"]} for arm in arms)
     (tmp_path / "run/report.html").unlink()
     done = s3ft_command("--report", tmp_path / "run")
     assert done.returncode == 0 and "s3ft.5" in done.stderr and (tmp_path / "run/report.html").exists(), done.stderr
