@@ -602,7 +602,7 @@ AGREE = """{tag} Question:
 {tag}
 
 Do answer 1 and answer 2 give the same final answer to the question? Reply with Yes or No."""
-MARGIN = 0.0  # of log p(Yes) - log p(No)
+MARGIN = 1.0  # of log p(Yes) - log p(No): below it, a model of half a billion weights accepts wrong programs (NOTES.md)
 FREE = set("a an the my our final correct solution answer response result is was are it this that here so sure ok okay yes no "
            "well of course i think thus therefore question problem gold reference code python none null".split())
 

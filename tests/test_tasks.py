@@ -118,7 +118,7 @@ def opinion(monkeypatch):
 def test_a_model_has_to_agree_in_both_orders(opinion):
     judge, odds, asked = opinion
     example = Example("1", "the question", "gold text")
-    for p, q, right in (0.99, 0.99, True), (0.99, 0.3, False), (0.3, 0.99, False), (0.2, 0.2, False):
+    for p, q, right in (0.99, 0.99, True), (0.99, 0.6, False), (0.6, 0.99, False), (0.2, 0.2, False):
         odds[:] = p, q
         verdict = judge("my words", example)
         assert verdict.correct == right and verdict.reason.startswith("agree: " if right else "disagree: ")
