@@ -261,8 +261,8 @@ def next_logprobs(model, prompts):
 
 
 def passes(texts, budget):
-    """The texts (lists of token ids) in alphabetical order, each from where it parts from the one before, cut into passes of `budget`
-    tokens: lists of (index, start, stop). Across the passes each text is read to its end."""
+    """A walk through texts (lists of token ids) in alphabetical order, each from where it parts from the one before, cut into
+    passes of `budget` tokens: lists of (index, start, stop). A text that a pass breaks off goes on in the next."""
     out, before, room = [], [], 0
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         start = len(os.path.commonprefix([before, texts[i]]))                # of lists too, whatever its name
@@ -282,14 +282,14 @@ def logprobs(model, prompts, continuations, progress=None, budget=1024):
     """log p(continuation | prompt) of each pair of token-id lists: the sum over the continuation's tokens, natural log.
 
     What texts share is read once, be it a prompt, examples in context or half an answer: in alphabetical order they are a walk
-    through the tree of their beginnings. A pass reads `budget` tokens of the walk as one row, in which a token sees those before it
-    in its own text; keys, values and hidden states of the text with which a pass ends are kept for the next.
+    through the tree of their beginnings. A pass reads `budget` tokens of the walk as one row, in which a token sees those before
+    it in its own text; keys, values and hidden states of the text with which a pass ends are kept for the next.
     """
     texts = [p + c[:-1] for p, c in zip(prompts, continuations, strict=True)]
     for i, text in enumerate(texts):
         if not prompts[i] or len(text) > model.config.context:
-            raise InputError(f"pair {i} has {len(prompts[i])} + {len(continuations[i])} tokens; a prompt of at least 1 is needed, and "
-                             f"the model's context holds {model.config.context}")
+            raise InputError(f"pair {i} has {len(prompts[i])} + {len(continuations[i])} tokens; a prompt of at least 1 is "
+                             f"needed, and the model's context holds {model.config.context}")
     c, device, out = model.config, model.device, [0.0] * len(texts)
     kept = [torch.empty(2, 1, c.num_kv_heads, 0, c.head_dim, dtype=model.compute_dtype, device=device)] * c.num_layers
     h = torch.empty(0, c.hidden_size, dtype=model.compute_dtype, device=device)
@@ -319,8 +319,9 @@ def logprobs(model, prompts, continuations, progress=None, budget=1024):
         new = model.hidden(torch.tensor(ids, device=device)[None], depth[None, P:].to(device), attend)[0]
         h = torch.cat([h[:P], new])                                          # (P + T, d)
         if done:
-            pieces = zip(h[torch.cat(where).to(device)].split(512), torch.tensor(targets, device=device, dtype=torch.long).split(512))
-            values = torch.cat([-F.cross_entropy(model.head(x), t, reduction="none") for x, t in pieces]).cpu().double()
+            states, targets = h[torch.cat(where).to(device)], torch.tensor(targets, dtype=torch.long, device=device)
+            values = torch.cat([-F.cross_entropy(model.head(x), t, reduction="none")
+                                for x, t in zip(states.split(512), targets.split(512))]).cpu().double()
             for i, part in zip(done, values.split([len(w) for w in where])):
                 out[i] = part.sum().item()
         h = h[last]
