@@ -72,14 +72,14 @@ def read_jsonl(path):
 
 
 class Journal:
-    """An append-only JSONL file of partial rows {"id": …, …}; rows of one id are merged, later keys win.
+    """An append-only JSONL file of partial rows {"id": …, …}; rows of one id, or of equal `fields`, are merged, later keys win.
 
     A line counts once its newline is on disk: `Journal(path)` cuts a torn last line off (a killed run) and reads the rest
-    into `rows`, a dict by id. `add` appends and flushes; `compact` rewrites the file with one whole row an id.
+    into `rows`, a dict by id or by the tuple of the fields. `add` appends and flushes; `compact` rewrites the file with one whole row an id.
     """
 
-    def __init__(self, path):
-        self.path, self.rows = Path(path), {}
+    def __init__(self, path, fields=("id",)):
+        self.path, self.rows, self.fields = Path(path), {}, fields
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             data = self.path.read_bytes()
@@ -87,12 +87,16 @@ class Journal:
             if whole < len(data):
                 os.truncate(self.path, whole)
             for number, row in read_jsonl(self.path):
-                if "id" not in row:
-                    raise InputError(f"{self.path}:{number}: no \"id\"; the file is damaged, remove it to make it again")
-                self.rows.setdefault(row["id"], {}).update(row)
+                if not row.keys() >= set(fields):
+                    raise InputError(f"{self.path}:{number}: no \"{fields[-1]}\"; the file is damaged, remove it to make it again")
+                self.merge(row)
+
+    def merge(self, row):
+        key = tuple(row[name] for name in self.fields)
+        self.rows.setdefault(key if len(key) > 1 else key[0], {}).update(row)
 
     def add(self, id, /, **values):
-        self.rows.setdefault(id, {"id": id}).update(values)
+        self.merge({"id": id, **values})
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"id": id, **values}, ensure_ascii=False) + "\n")
 

@@ -13,6 +13,7 @@ import argparse
 import csv
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TASKS = {"gsm8k": ("numeric", 400), "mbpp": ("code", 400), "nq": ("reading", 64)}  # the judge, and the longest response in tokens
+BENCHMARKS = ("mmlu", "truthfulqa", "hellaswag", "svamp")
 
 # A target is the first acceptable candidate of its policy; a row without one is left out. One table of candidates serves all.
 POLICIES = {
@@ -36,8 +38,9 @@ POLICIES = {
 
 def parse(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--task", required=True, metavar="TASK", help="gsm8k, mbpp, nq, or FILE.jsonl with {prompt, gold, …} a row")
-    p.add_argument("--ckpt", required=True, metavar="DIR", help="Hugging Face directory of the base model")
+    p.add_argument("--report", metavar="RUN", help="rebuild RUN/report.html from the files of the run, and stop")
+    p.add_argument("--task", metavar="TASK", help="gsm8k, mbpp, nq, or FILE.jsonl with {prompt, gold, …} a row")
+    p.add_argument("--ckpt", metavar="DIR", help="Hugging Face directory of the base model")
     p.add_argument("--data", metavar="DIR", help="the task's files as published (default: the set fetched into data/, else the sample)")
     p.add_argument("--out", metavar="DIR", help="run directory (default: runs/TASK-CKPT)")
     p.add_argument("--test", metavar="FILE.jsonl", help="of --task FILE.jsonl: the test examples (default: a share of FILE)")
@@ -49,9 +52,16 @@ def parse(argv=None):
     p.add_argument("--limit", type=int, metavar="N", help="train on the first N examples after a seeded shuffle")
     p.add_argument("--eval-limit", type=int, metavar="N", help="test on the first N examples after a seeded shuffle")
     p.add_argument("--eval-only", action="store_true", help="score the checkpoint and stop")
-    p.add_argument("--shots", type=int, default=0, metavar="K", help="with --eval-only: K training examples before each question")
+    p.add_argument("--bench", default="", metavar="NAMES", help="general benchmarks, comma-separated: mmlu, truthfulqa, hellaswag, svamp")
+    p.add_argument("--bench-limit", type=int, metavar="N", help="the first N items of each benchmark after a seeded shuffle")
+    p.add_argument("--bench-data", metavar="DIR", help="folders mmlu/, … with the files as published (default: data/, once fetched)")
+    p.add_argument("--shots", type=int, default=0, metavar="K", help="K examples before each question of mmlu, and with --eval-only "
+                   "K training examples before each question of the task")
     p.add_argument("--select-shots", type=int, default=0, metavar="K", help="K training examples before each question, for own responses")
     p.add_argument("--show", type=int, default=0, metavar="N", help="print N rows as they are learnt, prompt and target apart")
+    p.add_argument("--samples", type=int, default=0, metavar="K", help="K more responses of the base model at --temperature; of all "
+                   "that are right, the likeliest is the target")
+    p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest response (default: 400, nq 64)")
     p.add_argument("--substance", choices=["on", "off"], default="on",
                    help="off: a paraphrase needs the judge's word alone, as in the paper (see `acceptable`)")
@@ -67,8 +77,14 @@ def parse(argv=None):
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--slots", type=int, metavar="N", help="responses generated at once (default: by memory)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of the choice of examples")
+    p.add_argument("--seeds", metavar="N,N", help="train each method once for each of these: order, dropout, adapter (default: --seed)")
     args = p.parse_args(argv)
+    if args.report:
+        return args
+    for name in ("task", "ckpt"):
+        if not getattr(args, name):
+            p.error(f"--{name} is needed")
     args.method = args.method.split(",")
     for name in args.method:
         if name not in POLICIES:
@@ -80,10 +96,19 @@ def parse(argv=None):
         p.error(f"--judge: {args.judge!r} is not one of {', '.join(rules)}, model, model:DIR")
     if not 0 < args.test_fraction < 1:
         p.error("--test-fraction: should lie between 0 and 1")
-    if args.shots < 0 or args.select_shots < 0 or args.shots and not args.eval_only:
-        p.error("--shots K goes with --eval-only; for the own responses in selection there is --select-shots K")
+    args.bench = [name for name in args.bench.split(",") if name]
+    for name in args.bench:
+        if name not in BENCHMARKS:
+            p.error(f"--bench: {name!r} is not one of {', '.join(BENCHMARKS)}")
+    if min(args.shots, args.select_shots, args.samples) < 0 or args.shots and not args.eval_only and "mmlu" not in args.bench:
+        p.error("--shots K goes with --eval-only or --bench mmlu; for the own responses in selection there is --select-shots K")
+    try:
+        args.seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
+    except ValueError:
+        p.error(f"--seeds: {args.seeds!r} should be numbers, comma-separated")
     args.max_new_tokens = args.max_new_tokens or TASKS.get(args.task, (None, 400))[1]
-    for name in ("limit", "eval_limit", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots"):
+    for name in ("limit", "eval_limit", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots",
+                 "bench_limit", "temperature"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             p.error(f"--{name.replace('_', '-')}: should be greater than 0")
     return args
@@ -102,7 +127,7 @@ import model as llama
 import report
 import sampler
 import sandbox
-from data import gsm8k, jsonl, mbpp, nq
+from data import bench, gsm8k, jsonl, mbpp, nq, svamp
 from files import InputError, Journal, read_json, replace, write_json, write_text
 
 
@@ -118,14 +143,17 @@ def verdicts(judge, pairs, progress):
         yield from tqdm(pool.map(lambda pair: judge(*pair), pairs), total=len(pairs), desc=progress, unit="response", delay=1)
 
 
-def ask(base, tokenizer, journal, kind, prompts, examples, judge, args):
-    """Generate greedily for `prompts` {id: token ids} whatever `journal` lacks under `kind`, then judge whatever is not judged."""
+def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampling):
+    """Generate for `prompts` {id: token ids} whatever `journal` lacks under `kind`, then judge whatever is not judged.
+
+    Greedily, unless `sampling` holds a temperature and a seed.
+    """
     label, todo = f"{journal.path.parent.name}: {kind}", [i for i in prompts if kind not in journal.rows.get(i, {})]
     if len(todo) < len(prompts):
         say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
     if todo:
         start = time.perf_counter()
-        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label,
+        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label, **sampling,
                                      on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}))
         add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
 
@@ -153,8 +181,10 @@ def select(base, tokenizer, examples, judge, args, shots=()):
     prompts = {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples}
     if "self" in wanted:
         ask(base, tokenizer, journal, "self", prompts, by_id, judge, args)
+        for k in range(1, args.samples + 1):
+            ask(base, tokenizer, journal, f"sample {k}", prompts, by_id, judge, args, temperature=args.temperature, seed=args.seed + k)
     if "paraphrase" in wanted:
-        need = [e for e in examples if "sdft" in args.method or not acceptable(journal.rows[e.id], "self", args)]
+        need = [e for e in examples if "sdft" in args.method or not candidate(journal.rows[e.id], "self", args)]
         requests = {e.id: tokenizer.prompt_ids(paraphrase_request(e, args)) for e in need}
         ask(base, tokenizer, journal, "paraphrase", requests, by_id, judge, args)
 
@@ -173,44 +203,49 @@ def paraphrase_request(example, args):
     return args.paraphrase.format(prompt=example.prompt, gold=example.gold)
 
 
-def acceptable(row, source, args):
-    """Whether a candidate may be a target: finished, judged right and, for a paraphrase, with the substance of gold.
+def acceptable(response, args):
+    """Whether a response may be a target: finished, judged right and, for a paraphrase, with the substance of gold.
 
     A word-for-word copy counts as gold, which it is. The numeric judge sees the final answer alone, and a paraphrase was shown
     it: one that drops the reasoning would pass. So it has to keep at least half of gold's numbers and half of its length.
     """
+    s = response.get("substance")
+    return response["finish"] == "stop" and response["correct"] and (not s or args.substance == "off" or not s["copy"] and (
+        args.rule != "numeric" or s["numbers"] >= 0.5 and s["length"] >= 0.5))
+
+
+def candidate(row, source, args):
+    """What a row has to offer as {text, ids, …} of a source, None where that is nothing. "self" is the likeliest of the acceptable
+    own responses under the base model, the greedy one among equals."""
     if source == "gold":
-        return True
-    candidate = row.get(source)
-    if not candidate or candidate["finish"] != "stop" or not candidate["correct"]:
-        return False
-    s = candidate.get("substance")
-    return not s or args.substance == "off" or not s["copy"] and (args.rule != "numeric" or s["numbers"] >= 0.5 and s["length"] >= 0.5)
+        return {"text": row["gold"], "ids": row["gold_ids"]}
+    kinds = [source, *(f"sample {k}" for k in range(1, args.samples + 1))] if source == "self" else [source]
+    return max((row[k] for k in kinds if k in row and acceptable(row[k], args)), key=lambda response: response["logprob"], default=None)
 
 
 def targets_of(candidates, method, args):
     """[{id, source, prompt, target, ids}] of a policy; `ids` are the target's tokens, its end token included."""
     targets = []
     for row in candidates:
-        source = next((s for s in POLICIES[method] if acceptable(row, s, args)), None)
-        if source:
-            text, ids = (row["gold"], row["gold_ids"]) if source == "gold" else (row[source]["text"], row[source]["ids"])
-            targets.append({"id": row["id"], "source": source, "prompt": row["prompt"], "target": text, "ids": ids})
+        found = next(((s, c) for s in POLICIES[method] if (c := candidate(row, s, args))), None)
+        if found:
+            source, response = found
+            targets.append({"id": row["id"], "source": source, "prompt": row["prompt"], "target": response["text"], "ids": response["ids"]})
     return targets
 
 
 # -------------------------------------------------------------------------------------------------------------------- training
 
-def train(model, rows, args, directory):
+def train(model, rows, args, directory, seed):
     """Fine-tune `model` on rows [(prompt ids, target ids)]: AdamW, linear warm-up, cosine decay, clipped gradients.
 
     The loss of a step is the sum over the target tokens of its global batch divided by their number, whatever the
     micro-batches. State goes to `directory`/state.safetensors every now and then, so that a killed run goes on from there; all
-    that is random is a function of (seed, step), so that it ends in the same weights.
+    that is random is a function of (`seed`, step), so that it ends in the same weights.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, weight_decay=0.0)
-    steps = steps_of(len(rows), args)
+    steps = steps_of(len(rows), args, seed)
     state = directory / "state.safetensors"
     first = load_state(state, parameters, optimizer) if state.exists() else 0
     log = resume_csv(directory / "train.csv", first)
@@ -226,7 +261,7 @@ def train(model, rows, args, directory):
             rate = learning_rate(step, len(steps), args.lr)
             for g in optimizer.param_groups:
                 g["lr"] = rate
-            torch.manual_seed(args.seed * 1_000_003 + step)                   # dropout
+            torch.manual_seed(seed * 1_000_003 + step)                        # dropout
             loss = accumulate_gradients(model, batch, args.micro_tokens)
             norm = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0).item()
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -259,12 +294,12 @@ def accumulate_gradients(model, batch, budget):
     return total
 
 
-def steps_of(n, args):
+def steps_of(n, args, seed):
     """The batches [[row numbers]] of all epochs: each epoch is a permutation of the n rows, drawn from (seed, epoch)."""
     steps = []
     for epoch in range(args.epochs):
         order = list(range(n))
-        random.Random(f"{args.seed}/{epoch}").shuffle(order)
+        random.Random(f"{seed}/{epoch}").shuffle(order)
         steps += [order[i:i + args.batch] for i in range(0, n, args.batch)]
     return steps
 
@@ -305,22 +340,22 @@ def resume_csv(path, step):
     return path
 
 
-def fine_tune(targets, method, args):
-    """Train one arm from the base checkpoint; leaves targets.jsonl, train.csv, adapter/ and model/ under `--out`/method."""
-    directory = args.out / method
+def fine_tune(targets, arm, args, seed):
+    """Train one arm from the base checkpoint; leaves targets.jsonl, train.csv, adapter/ and model/ under `--out`/arm."""
+    directory = args.out / arm
     write_text(directory / "targets.jsonl", "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in targets))
     state = directory / "state.safetensors"
     if (directory / "model").exists():
         state.unlink(missing_ok=True)
-        return say(f"{method}: is trained already")
+        return say(f"{arm}: is trained already")
     if not targets:
-        raise InputError(f"{method}: no row has a target, there is nothing to train on; use another --method or more rows")
+        raise InputError(f"{arm}: no row has a target, there is nothing to train on; use another --method or more rows")
     model, tokenizer = llama.load(args.ckpt, torch.float32 if args.full else args.dtype, args.device)
     model.compute_dtype = args.dtype  # with --full the float32 weights are the master copy, cast wherever they are used
     if not args.full:
         names = llama.PROJECTIONS if args.lora_targets == "all" else args.lora_targets.split(",")
-        llama.add_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout, names, args.seed)
-    train(model, [(tokenizer.prompt_ids(t["prompt"]), t["ids"]) for t in targets], args, directory)
+        llama.add_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout, names, seed)
+    train(model, [(tokenizer.prompt_ids(t["prompt"]), t["ids"]) for t in targets], args, directory, seed)
     if not args.full:
         llama.save_adapter(model, directory / "adapter", args.ckpt)
     llama.save(model, tokenizer, directory / "model")
@@ -329,25 +364,48 @@ def fine_tune(targets, method, args):
 
 # ------------------------------------------------------------------------------------------------------------------ evaluation
 
-def wilson(correct, n, z=1.96):
-    """95 % interval of a share (Wilson 1927)."""
-    p, d = correct / n, 1 + z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    middle = (p + z * z / (2 * n)) / d
-    return max(0.0, middle - half), min(1.0, middle + half)
+CHUNK = 100  # items of a benchmark that are scored together, and lost by a kill
 
 
-def evaluate(path, name, examples, judge, args, shots=()):
-    """Score the checkpoint at `path` on the test examples, greedily: {n, correct, score, low, high}; rows in `--out`/name/eval.jsonl."""
-    journal = Journal(args.out / name / "eval.jsonl")
-    if any("correct" not in journal.rows.get(e.id, {}).get("response", {}) for e in examples):
-        model, tokenizer = llama.load(path, args.dtype, args.device)
-        ask(model, tokenizer, journal, "response", {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples},
-            {e.id: e for e in examples}, judge, args)
-        journal.compact([e.id for e in examples])
-    correct, n = sum(journal.rows[e.id]["response"]["correct"] for e in examples), len(examples)
-    low, high = wilson(correct, n)
-    return {"n": n, "correct": correct, "score": correct / n, "low": low, "high": high}
+def evaluate(path, arm, examples, rule, items, args, shots=()):
+    """Score the checkpoint at `path` on the task's test examples and the benchmarks' `items` {name: list}.
+
+    {score: {n, score, low, high}}; responses go to `--out`/arm/eval.jsonl, items of benchmarks to `--out`/bench.jsonl.
+    """
+    @functools.cache
+    def loaded():
+        return llama.load(path, args.dtype, args.device)
+
+    def respond(file, examples, judge, shots=()):
+        journal = Journal(file)
+        if any("correct" not in journal.rows.get(e.id, {}).get("response", {}) for e in examples):
+            prompts = {e.id: loaded()[1].prompt_ids(e.prompt, shots) for e in examples}
+            ask(*loaded(), journal, "response", prompts, {e.id: e for e in examples}, judge, args)
+            journal.compact([e.id for e in examples])
+        return {e.id: journal.rows[e.id]["response"] for e in examples}
+
+    responses = respond(args.out / arm / "eval.jsonl", examples, rule, shots)
+    scores = {Path(args.task).stem: report.estimate([int(r["correct"]) for r in responses.values()])}
+    journal = Journal(args.out / "bench.jsonl", ("model", "bench", "id"))
+    for name, of in items.items():
+        todo = [item for item in of if (arm, name, item.id) not in journal.rows]
+        if name == "svamp":
+            found = respond(args.out / arm / "svamp.jsonl", todo, judges.numeric) if todo else {}
+            for e in todo:
+                journal.add(e.id, model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
+                            response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})
+        for start in range(0, len(todo) if name != "svamp" else 0, CHUNK):
+            part = todo[start:start + CHUNK]
+            pairs = [bench.pairs(loaded()[1], item, loaded()[0].config.context) for item in part]
+            prompts, continuations = zip(*(pair for of_item in pairs for pair in of_item))
+            values = iter(sampler.logprobs(loaded()[0], prompts, continuations, progress=f"{arm}: {name} {start + len(part)}/{len(todo)}"))
+            for item, of_item in zip(part, pairs):
+                logprobs = list(itertools.islice(values, len(of_item)))
+                journal.add(item.id, model=arm, bench=name, context=item.context, choices=item.choices,
+                            logprobs=logprobs, scores=bench.scores(item, logprobs))
+        rows = [journal.rows[arm, name, item.id]["scores"] for item in of]
+        scores |= {f"{name} {kind}": report.estimate([row[kind] for row in rows]) for kind in rows[0]}
+    return scores
 
 
 # ----------------------------------------------------------------------------------------------------------------- command line
@@ -364,6 +422,13 @@ def load_task(args):
     args.rule = args.judge if args.judge and not by_model or by_model and args.rule == "exact" else args.rule
     examples = jsonl.load(args.task, args.rule)
     return (examples, jsonl.load(args.test, args.rule)) if args.test else jsonl.split(examples, args.test_fraction, args.seed)
+
+
+def load_benchmarks(args):
+    """{name: items} of --bench, each the first --bench-limit after a seeded shuffle."""
+    folder = Path(args.bench_data or Path(__file__).parent / "data")
+    return {name: sample(svamp.load(folder / name) if name == "svamp" else bench.load(name, folder / name, args.shots if name == "mmlu" else 0),
+                         args.bench_limit, args.seed) for name in args.bench}
 
 
 def judge_named(name, base, tokenizer, args):
@@ -387,7 +452,7 @@ def draw_shots(examples, k, seed):
 
 def settings_of(args, train_set, test_set):
     """What a run's results depend on; a run directory is continued under the same settings only."""
-    free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code"}
+    free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code", "report", "seeds", "bench", "bench_data", "bench_limit"}
     settings = {k: str(v) if isinstance(v, (Path, torch.dtype)) else v for k, v in vars(args).items() if k not in free}
     for name, examples in (("training data", train_set), ("test data", test_set)):
         settings[name] = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
@@ -451,9 +516,14 @@ def show(targets, tokenizer, n):
 
 
 def main(args):
+    if args.report:
+        figures = report.write(Path(args.report))
+        say(report.text(figures))
+        return {"run": args.report, **figures}
     train_set, test_set = load_task(args)
+    items = load_benchmarks(args)
     args.judge = args.judge or args.rule
-    k = args.shots or args.select_shots
+    k = args.shots if args.eval_only else args.select_shots
     args.out = Path(args.out or f"runs/{Path(args.task).stem}-{Path(args.ckpt).resolve().name}" + (f"-{k}shot" if k else ""))
     args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     args.dtype = getattr(torch, default_dtype(args.device) if args.dtype == "auto" else args.dtype)
@@ -467,7 +537,7 @@ def main(args):
     shots, train_set = draw_shots(train_set, k, args.seed)
     sets, left_out = {}, {}
     for split, examples, limit, before in (("train", train_set, args.limit, shots if args.select_shots else ()),
-                                           ("test", test_set, args.eval_limit, shots if args.shots else ())):
+                                           ("test", test_set, args.eval_limit, shots if args.eval_only else ())):
         sets[split], left_out[split] = fitting(sample(examples, limit, args.seed), tokenizer, base.config.context, args, before)
         if left_out[split]:
             say(f"{left_out[split]} {split} examples do not fit the model's context of {base.config.context} tokens and are left out")
@@ -487,19 +557,21 @@ def main(args):
         show(targets[method], tokenizer, args.show)
     del base
 
+    # Arms: each method for each seed; that of --seed bears the method's name alone.
+    arms = {method if seed == args.seed else f"{method}.{seed}": (method, seed) for seed in args.seeds for method in methods}
     file = args.out / "eval.json"
     scores = read_json(file) if file.exists() else {}
-    for name in ["base", *methods]:
-        if name != "base":
-            fine_tune(targets[name], name, args)
-        path = args.ckpt if name == "base" else args.out / name / "model"
-        scores[name] = {Path(args.task).stem: evaluate(path, name, sets["test"], rule, args, shots if args.shots else ())}
+    for arm in ["base", *arms]:
+        if arm != "base":
+            method, seed = arms[arm]
+            fine_tune(targets[method], arm, args, seed)
+        path = args.ckpt if arm == "base" else args.out / arm / "model"
+        scores[arm] = {**scores.get(arm, {}), **evaluate(path, arm, sets["test"], rule, items, args, shots if args.eval_only else ())}
         write_json(file, scores)
 
+    say(report.text(report.write(args.out)))
     speed = read_json(args.out / "speed.json")
     counts = {method: {s: sum(t["source"] == s for t in targets[method]) for s in ("self", "paraphrase", "gold")} for method in methods}
-    report.write(args.out, scores, counts)
-    say(report.text(scores, counts))
     main_arm = "s3ft" if "s3ft" in methods else methods[-1] if methods else None
     return {"run": str(args.out), "task": args.task, "judge": args.judge, "checkpoint": args.ckpt,
             "dtype": str(args.dtype).removeprefix("torch."),

@@ -260,19 +260,71 @@ def next_logprobs(model, prompts):
     return model.head(h[torch.arange(len(prompts)), torch.tensor([len(p) - 1 for p in prompts])]).log_softmax(-1)
 
 
+def passes(texts, budget):
+    """A walk through texts (lists of token ids) in alphabetical order, each from where it parts from the one before, cut into
+    passes of `budget` tokens: lists of (index, start, stop). A text that a pass breaks off goes on in the next."""
+    out, before, room = [], [], 0
+    for i in sorted(range(len(texts)), key=texts.__getitem__):
+        start = len(os.path.commonprefix([before, texts[i]]))                # of lists too, whatever its name
+        before = texts[i]
+        while len(texts[i]) - start > room:
+            if room:
+                out[-1].append((i, start, start + room))
+            out.append([])
+            start, room = start + room, budget
+        out[-1].append((i, start, len(texts[i])))
+        room -= len(texts[i]) - start
+    return out
+
+
 @torch.inference_mode()
-def logprobs(model, prompts, continuations, progress=None, budget=4096):
-    """log p(continuation | prompt) of each pair of token-id lists: the sum over the continuation's tokens, natural log."""
-    lengths = [len(p) + len(c) for p, c in zip(prompts, continuations, strict=True)]
-    for i, n in enumerate(lengths):
-        if not prompts[i] or n - 1 > model.config.context:
-            raise InputError(f"pair {i} has {len(prompts[i])} + {len(continuations[i])} tokens; a prompt of at least 1 is needed, and "
-                             f"the model's context holds {model.config.context}")
-    out = [0.0] * len(lengths)
-    with tqdm(total=len(lengths), desc=progress, unit="text", disable=progress is None) as bar:
-        for rows in group(lengths, budget):
-            values = token_logprobs(model, [prompts[i] for i in rows], [continuations[i] for i in rows])
-            for i, part in zip(rows, values.split([len(continuations[i]) for i in rows])):
-                out[i] = part.double().sum().item()
-            bar.update(len(rows))
+def logprobs(model, prompts, continuations, progress=None, budget=1024):
+    """log p(continuation | prompt) of each pair of token-id lists: the sum over the continuation's tokens, natural log.
+
+    What texts share is read once, be it a prompt, examples in context or half an answer: in alphabetical order they are a walk
+    through the tree of their beginnings. A pass reads `budget` tokens of the walk as one row, in which a token sees those before
+    it in its own text; keys, values and hidden states of the text with which a pass ends are kept for the next.
+    """
+    texts = [p + c[:-1] for p, c in zip(prompts, continuations, strict=True)]
+    for i, text in enumerate(texts):
+        if not prompts[i] or len(text) > model.config.context:
+            raise InputError(f"pair {i} has {len(prompts[i])} + {len(continuations[i])} tokens; a prompt of at least 1 is "
+                             f"needed, and the model's context holds {model.config.context}")
+    c, device, out = model.config, model.device, [0.0] * len(texts)
+    kept = [torch.empty(2, 1, c.num_kv_heads, 0, c.head_dim, dtype=model.compute_dtype, device=device)] * c.num_layers
+    h = torch.empty(0, c.hidden_size, dtype=model.compute_dtype, device=device)
+    bar = tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None)
+    for group in passes(texts, budget):
+        P, T = group[0][1], sum(stop - start for _, start, stop in group)
+        column, depth = torch.arange(P), torch.arange(P + T)                 # columns: P tokens that are kept, then T new ones
+        visible, ids, done, where, targets = torch.zeros(T, P + T, dtype=torch.bool), [], [], [], []
+        for i, start, stop in group:
+            a, b = len(ids), len(ids) + stop - start
+            ids += texts[i][start:stop]
+            column = torch.cat([column[:start], torch.arange(P + a, P + b)])                 # where each token of this text is
+            depth[P + a:P + b] = torch.arange(start, stop)
+            visible[a:b, column] = torch.ones(b - a, stop, dtype=torch.bool).tril(start)
+            if stop == len(texts[i]):
+                done.append(i)
+                where.append(column[len(prompts[i]) - 1:][:len(continuations[i])])
+                targets += continuations[i]
+        distance, last = depth[P:, None] - depth, column.to(device)          # (T, P + T); the last text's columns
+        masks = {w: (visible & (distance < (w or math.inf))).to(device) for w in set(c.windows)}
+
+        def attend(layer, q, k, v):                                          # q (1, H, T, hd), k and v (1, KV, T, hd)
+            kv = torch.cat([kept[layer][:, :, :, :P], torch.stack([k, v])], dim=3)           # (2, 1, KV, P + T, hd)
+            kept[layer] = kv[:, :, :, last]
+            k, v = kv.repeat_interleave(c.num_heads // c.num_kv_heads, dim=2)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[c.windows[layer]])
+        new = model.hidden(torch.tensor(ids, device=device)[None], depth[None, P:].to(device), attend)[0]
+        h = torch.cat([h[:P], new])                                          # (P + T, d)
+        if done:
+            states, targets = h[torch.cat(where).to(device)], torch.tensor(targets, dtype=torch.long, device=device)
+            values = torch.cat([-F.cross_entropy(model.head(x), t, reduction="none")
+                                for x, t in zip(states.split(512), targets.split(512))]).cpu().double()
+            for i, part in zip(done, values.split([len(w) for w in where])):
+                out[i] = part.sum().item()
+        h = h[last]
+        bar.update(len(done))
+    bar.close()
     return out

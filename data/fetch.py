@@ -5,6 +5,10 @@
     python data/fetch.py mbpp                   mbpp.jsonl into data/mbpp/ (CC BY 4.0)
     python data/fetch.py nq                     Natural Questions with and without an answer into data/nq/ (CC BY-SA 3.0, 5 MB)
     python data/fetch.py squad                  SQuAD 2.0 into data/squad/ (CC BY-SA 4.0, 46 MB), for --task nq --data data/squad
+    python data/fetch.py svamp                  SVAMP.json into data/svamp/ (MIT)
+    python data/fetch.py mmlu                   data.tar into data/mmlu/, and what of it is needed, dev/ and test/ (MIT, 166 MB)
+    python data/fetch.py truthfulqa             mc_task.json, the first release, into data/truthfulqa/ (Apache-2.0)
+    python data/fetch.py hellaswag              hellaswag_val.jsonl into data/hellaswag/ (MIT, 12 MB)
 
 All that is fetched has its sha256 pinned here. A data file that was cut off continues where it stopped when the same command is
 run again; a checkpoint directory is written whole or not at all. What is already there is not downloaded twice, and nothing that
@@ -14,8 +18,10 @@ import argparse
 import hashlib
 import http.client
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.error
 import urllib.request
@@ -33,6 +39,10 @@ MBPP = "https://raw.githubusercontent.com/google-research/google-research/master
 NQ = ("https://raw.githubusercontent.com/MaorLavi/unanswerability-directions/6a7544df096717abb7605f141d74de7e255daec8"
       "/data/abstain_aware_prompt/nq")
 SQUAD = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
+SVAMP = "https://raw.githubusercontent.com/arkilpatel/SVAMP/78e727689e1c1bebfc4be39c446898e8e10b0518"
+MMLU = "https://people.eecs.berkeley.edu/~hendrycks"
+TRUTHFULQA = "https://raw.githubusercontent.com/sylinrl/TruthfulQA/013686a06be7a7bde5bf8223943e106c7250123c/data"
+HELLASWAG = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data"
 FILES = {  # data set → [(url, sha256, target under data/)]
     "gsm8k": [
         (f"{GSM8K}/train.jsonl", "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465", "gsm8k/train.jsonl"),
@@ -53,6 +63,12 @@ FILES = {  # data set → [(url, sha256, target under data/)]
         ("train", "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002"),
         ("dev", "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8"),
     )],
+    "svamp": [(f"{SVAMP}/SVAMP.json", "5be77703a6d891ae476d7c082787ad361392aa02453b132516cdd5f4e7934e3e", "svamp/SVAMP.json")],
+    "mmlu": [(f"{MMLU}/data.tar", "bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b", "mmlu/data.tar")],
+    "truthfulqa": [(f"{TRUTHFULQA}/mc_task.json", "6eb4125d25750c0145c4be2dce00440736684ab6f74ce6bff2139571cc758954",
+                    "truthfulqa/mc_task.json")],
+    "hellaswag": [(f"{HELLASWAG}/hellaswag_val.jsonl", "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+                   "hellaswag/hellaswag_val.jsonl")],
 }
 
 
@@ -78,6 +94,18 @@ def download(url, sha256, target):
         raise InputError(f"{url}: wrong sha256, so what was downloaded is removed; the same command starts over")
     os.replace(part, target)
     print(f"{target}: downloaded, {target.stat().st_size:,} bytes, sha256 as pinned")
+
+
+def unpack(archive):
+    """The folders dev/ and test/ of MMLU's data.tar, beside it, each whole or absent."""
+    for kind in ("dev", "test"):
+        if not (archive.parent / kind).exists():
+            with tarfile.open(archive) as tar, replace(archive.parent / kind) as temporary:
+                temporary.mkdir()
+                for member in tar:
+                    name = re.fullmatch(rf"data/{kind}/(\w+\.csv)", member.name)  # no other path is written
+                    if name and member.isfile():
+                        (temporary / name[1]).write_bytes(tar.extractfile(member).read())
 
 
 def receive(url, part):
@@ -238,6 +266,8 @@ def main(argv=None):
             for url, sha256, target in FILES[args.what]:
                 mirror = args.base_url and f"{args.base_url.rstrip('/')}/{Path(target).name}"
                 download(mirror or url, sha256, DATA / target)
+                if target.endswith(".tar"):
+                    unpack(DATA / target)
     except (InputError, OSError) as error:
         print(f"fetch.py: {error}", file=sys.stderr)
         return 2

@@ -8,9 +8,11 @@ training questions of GSM8K in which the two differ, it finds our ids the more p
 import functools
 import hashlib
 import http.server
+import io
 import json
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,13 +153,13 @@ def test_a_file_of_the_users_own_is_not_overwritten(server, capsys):
 
 def test_the_data_sets_are_pinned():
     """Files go by their authors' names, whatever the mirror; each data set has a folder of its own."""
-    assert set(fetch.FILES) == {"gsm8k", "mbpp", "nq", "squad"}
+    assert set(fetch.FILES) == {"gsm8k", "mbpp", "nq", "squad", "svamp", "mmlu", "truthfulqa", "hellaswag"}
     for name, files in fetch.FILES.items():
         for url, sha256, target in files:
             file = Path(target).name
             assert url.startswith("https://") and url.endswith(f"/{file}") and target == f"{name}/{file}"
             assert len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
-    assert len({sha256 for files in fetch.FILES.values() for _, sha256, _ in files}) == 13
+    assert len({sha256 for files in fetch.FILES.values() for _, sha256, _ in files}) == 17
 
 
 def test_a_set_of_several_files_goes_on_with_the_missing_one(server, monkeypatch):
@@ -167,6 +169,23 @@ def test_a_set_of_several_files_goes_on_with_the_missing_one(server, monkeypatch
     server.target.unlink()
     assert fetch.main(["rows", "--base-url", server.url]) == 0 and len(server.requests) == 4
     assert [path.name for path in sorted(server.target.parent.iterdir())] == ["a", "c", "rows.jsonl"]
+
+
+def test_an_archive_is_unpacked_and_nothing_leaves_its_folder(server, monkeypatch, tmp_path):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in ("data/test/art_test.csv", "data/dev/art_dev.csv", "data/val/art_val.csv", "data/test/../../x.csv", "/x.csv"):
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+    (tmp_path / "mmlu").mkdir()
+    (tmp_path / "mmlu/data.tar").write_bytes(archive.getvalue())
+    pinned = [(server.url + "/data.tar", hashlib.sha256(archive.getvalue()).hexdigest(), "mmlu/data.tar")]
+    monkeypatch.setattr(fetch, "FILES", {"mmlu": pinned})
+    for _ in range(2):  # what is there stays
+        assert fetch.main(["mmlu"]) == 0 and server.requests == []
+        files = {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*.csv")}
+        assert files == {f"mmlu/{kind}/art_{kind}.csv": f"data/{kind}/art_{kind}.csv".encode() for kind in ("test", "dev")}
 
 
 def permute(w, n_head):

@@ -12,7 +12,6 @@ import judges
 import kill
 import model as llama
 import pytest
-import report
 import s3ft
 import tiny
 import torch
@@ -82,14 +81,14 @@ def scripted(monkeypatch, tmp_path):
     model, tokenizer = llama.load(tiny.checkpoint(tmp_path / "ckpt"))
     tokenizer.asked = []
 
-    def generate(model, tokenizer, prompts, max_new_tokens, slots=None, on_done=None, progress=None):
+    def generate(model, tokenizer, prompts, max_new_tokens, slots=None, on_done=None, progress=None, temperature=0.0, seed=0):
         out = []
         for i, ids in enumerate(prompts):
             text = tokenizer.decode(ids)
             n = int(text.split("prompt ")[1].split()[0])
-            words, finish = (tokenizer.rephrases if "solution" in text else tokenizer.says)[n]
+            words, finish, *logprob = (tokenizer.rephrases if "solution" in text else tokenizer.samples[seed] if temperature else tokenizer.says)[n]
             tokenizer.asked.append((n, "solution" in text))
-            out.append(s3ft.sampler.Response(tokenizer.encode_text(words) + [259], words, finish, -3.0))
+            out.append(s3ft.sampler.Response(tokenizer.encode_text(words) + [259], words, finish, *logprob or [-3.0]))
             on_done(i, out[-1])
         return out
     monkeypatch.setattr(s3ft.sampler, "generate", generate)
@@ -121,6 +120,20 @@ def test_selection_follows_the_paper(scripted, tmp_path):
     assert tokenizer.asked == [(0, True)]
 
 
+def test_of_several_right_responses_the_likeliest_is_the_target(scripted, tmp_path):
+    model, tokenizer = scripted
+    right = "The answer is {}."
+    tokenizer.says = {n: (right.format(n + 1) if n < 3 else "The answer is 99.", "stop", -3.0) for n in range(6)}
+    tokenizer.samples = {
+        1: {0: ("So 1.\n#### 1", "stop", -2.0), 1: ("So 2.\n#### 2", "stop", -4.0), 2: ("So 3.\n#### 3", "stop", -3.0),
+            3: ("So 4.\n#### 4", "stop", -9.0), 4: ("So 5.\n#### 5", "length", -1.0), 5: ("The answer is 98.", "stop", -1.0)},
+        2: {n: ("The answer is 99.", "stop", -0.1) for n in range(6)} | {3: ("Or 4.\n#### 4", "stop", -8.0)}}
+    args = options(out=tmp_path / "run", method=["ssr"], samples=2)
+    targets = s3ft.targets_of(s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, args), "ssr", args)
+    assert [t["target"].split()[0] for t in targets] == ["So", "The", "The", "Or", "4+1", "5+1"]  # the greedy one among equals
+    assert [t["source"] for t in targets] == ["self"] * 4 + ["gold"] * 2
+
+
 def test_sft_alone_generates_nothing(scripted, tmp_path):
     s3ft.select(*scripted, EXAMPLES, judges.numeric, options(out=tmp_path / "run", method=["sft"]))
     assert scripted[1].asked == []
@@ -134,7 +147,9 @@ def test_a_torn_line_is_made_again(scripted, tmp_path):
     file = tmp_path / "run/candidates.jsonl"
     file.write_bytes(file.read_bytes()[:-20])
     tokenizer.asked = []
-    assert s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, args) == table and tokenizer.asked == [(5, False)]
+    again = s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, args)
+    assert tokenizer.asked == [(5, False)] and again[:5] == table[:5]
+    assert again[5].pop("gold_logprob") == pytest.approx(table[5].pop("gold_logprob"), abs=1e-3) and again[5] == table[5]
 
 
 def test_journal_names_a_damaged_line(tmp_path):
@@ -200,7 +215,7 @@ def run_training(path, monkeypatch, die_after=None, **changes):
                     raise KeyboardInterrupt
             m.setattr(s3ft, "save_state", save_and_die)
             try:
-                s3ft.train(model, ROWS, args, path / "arm")
+                s3ft.train(model, ROWS, args, path / "arm", args.seed)
                 break
             except KeyboardInterrupt:
                 assert attempt == 1
@@ -220,9 +235,9 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path, monkeypatch, full)
 
 
 def test_every_epoch_visits_every_row_once():
-    steps = s3ft.steps_of(21, options(epochs=3, batch=4))
+    steps = s3ft.steps_of(21, options(epochs=3, batch=4), 0)
     assert len(steps) == 18 and all(sorted(sum(steps[e:e + 6], [])) == list(range(21)) for e in (0, 6, 12))
-    assert steps[:6] != steps[6:12] and steps == s3ft.steps_of(21, options(epochs=3, batch=4))
+    assert steps[:6] != steps[6:12] and steps == s3ft.steps_of(21, options(epochs=3, batch=4), 0) != s3ft.steps_of(21, options(epochs=3, batch=4), 1)
 
 
 def test_learning_rate():
@@ -237,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_saved(tmp_path, monk
     (tmp_path / "arm").mkdir()
     next(p for p in model.parameters() if p.requires_grad).data[0, 0] = math.nan
     with pytest.raises(InputError, match="step 1: loss nan"):
-        s3ft.train(model, ROWS, options(out=tmp_path), tmp_path / "arm")
+        s3ft.train(model, ROWS, options(out=tmp_path), tmp_path / "arm", 0)
 
 
 def test_full_training_keeps_float32_masters(tmp_path):
@@ -248,7 +263,7 @@ def test_full_training_keeps_float32_masters(tmp_path):
     save = llama.save
     try:
         llama.save = lambda model, tokenizer, path: (seen.update(model.state_dict()), save(model, tokenizer, path))
-        s3ft.fine_tune(targets, "sft", args)
+        s3ft.fine_tune(targets, "sft", args, 0)
     finally:
         llama.save = save
     start = tiny.weights(tiny.config("qwen2"))
@@ -259,11 +274,6 @@ def test_full_training_keeps_float32_masters(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------- evaluation and the rest
 
-def test_wilson():
-    assert s3ft.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Brown, Cai, DasGupta 2001
-    assert s3ft.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4) and s3ft.wilson(20, 20)[1] == 1.0
-
-
 def test_another_setting_on_an_old_directory_is_named(tmp_path):
     args = options(out=tmp_path / "run")
     s3ft.claim(args.out, s3ft.settings_of(args, EXAMPLES, EXAMPLES))
@@ -272,18 +282,6 @@ def test_another_setting_on_an_old_directory_is_named(tmp_path):
         s3ft.claim(args.out, s3ft.settings_of(options(lr=0.5), EXAMPLES, EXAMPLES))
     with pytest.raises(InputError, match="test data"):
         s3ft.claim(args.out, s3ft.settings_of(args, EXAMPLES, EXAMPLES[:3]))
-
-
-def test_report_shows_hostile_text_as_text(tmp_path):
-    evil = "</script></pre><img src=x onerror=alert(1)>"
-    journal = Journal(tmp_path / "candidates.jsonl")
-    journal.add("1", prompt=evil, gold=evil, gold_ids=[1], self=candidate(evil, reason=evil), paraphrase=candidate(evil, substance=GOOD))
-    s3ft.write_text(tmp_path / "s3ft/targets.jsonl", json.dumps({"id": "1", "source": "self", "prompt": evil, "target": evil, "ids": [1]}) + "\n")
-    s3ft.write_json(tmp_path / "config.json", {"ckpt": evil})
-    score = {"n": 4, "correct": 1, "score": 0.25, "low": 0.05, "high": 0.7}
-    report.write(tmp_path, {"base": {"gsm8k": score}}, {"s3ft": {"self": 1, "paraphrase": 0, "gold": 0}})
-    page = (tmp_path / "report.html").read_text()
-    assert "<img" not in page and "<script" not in page and page.count("onerror=alert(1)") >= 5 and "25.0 % [5.0, 70.0]" in page
 
 
 def s3ft_command(*args, **env):

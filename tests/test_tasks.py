@@ -190,6 +190,55 @@ def test_a_gold_response_that_its_judge_rejects_is_named(tmp_path):
     done = s3ft_command("--task", file, "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run", "--max-new-tokens", 9)
     assert done.returncode == 2 and "t.jsonl:4: the judge does not accept the gold response" in done.stderr and not (tmp_path / "run").exists()
 
+# ------------------------------------------------------------------------------------------------------- benchmarks, seeds, report
 
-def test_options_of_the_tests_are_those_of_the_program():
-    assert options().judge == options().rule == "numeric"
+def benchmarks(folder):
+    """Small benchmarks of our own in the published formats."""
+    for name in ("mmlu/test", "mmlu/dev", "truthfulqa", "hellaswag", "svamp"):
+        (folder / name).mkdir(parents=True)
+    sums = [f"What is {n} plus 1?,{n + 1},{n},{n + 2},{n + 3},A\n" for n in range(7)]
+    for subject in ("adding", "more_adding"):
+        (folder / f"mmlu/test/{subject}_test.csv").write_text("".join(sums))
+        (folder / f"mmlu/dev/{subject}_dev.csv").write_text("".join(sums[:5]))
+    (folder / "truthfulqa/mc_task.json").write_text(json.dumps([
+        {"question": f"Is {n} even?", "mc1_targets": {"Yes.": 1, "No.": 0}, "mc2_targets": {"Yes.": 1, "It is.": 1, "No.": 0}} for n in range(8)]))
+    write(folder / "hellaswag/hellaswag_val.jsonl", [
+        {"ind": n, "activity_label": "Baking", "ctx_a": f"Someone takes {n} eggs.", "ctx_b": "they", "ctx": f"Someone takes {n} eggs. they",
+         "endings": ["bake.", "swim in them.", "read them aloud.", "fly."], "label": 0, "source_id": "x", "split": "val", "split_type": "x"}
+        for n in range(8)])
+    (folder / "svamp/SVAMP.json").write_text(json.dumps([
+        {"ID": f"chal-{n}", "Body": f"Tom has {n} nuts.", "Question": "How many nuts has he with 1 more?", "Answer": n + 1.0,
+         "Equation": f"( {n}.0 + 1.0 )", "Type": "Addition"} for n in range(8)]))
+    return folder
+
+
+def test_arms_by_seed_benchmarks_and_report(tmp_path):
+    """One command; again it does nothing; with one benchmark more it does that one; --report makes the page from files alone."""
+    folder = benchmarks(tmp_path / "bench")
+    args = ["--task", "gsm8k", "--data", ROOT / "data/sample/gsm8k", "--method", "sft,s3ft", "--seeds", "0,5", "--samples", 2, "--bench-data",
+            folder, "--bench-limit", 5]
+    figures, _ = run(tmp_path, *args, "--bench", "mmlu,truthfulqa,hellaswag")
+    arms = ["base", "sft", "s3ft", "sft.5", "s3ft.5"]
+    assert list(figures["scores"]) == arms
+    for arm in arms:
+        assert set(figures["scores"][arm]) >= {"gsm8k", "mmlu acc", "truthfulqa mc1", "truthfulqa mc2", "hellaswag acc", "hellaswag acc_norm"}
+        assert all(s["low"] <= s["score"] <= s["high"] and s["n"] == (4 if name == "gsm8k" else 5) for name, s in figures["scores"][arm].items())
+    table = rows(tmp_path / "run/bench.jsonl")
+    assert len(table) == 5 * 3 * 5 and {(r["model"], r["bench"]) for r in table} == {(a, b) for a in arms for b in ("mmlu", "truthfulqa", "hellaswag")}
+    assert all(len(r["logprobs"]) == len(r["choices"]) and max(r["logprobs"]) < 0 and r["scores"] for r in table)
+    assert all("sample 2" in row for row in rows(tmp_path / "run/candidates.jsonl"))
+    logs = [(tmp_path / f"run/{arm}/train.csv").read_text().splitlines()[1].split(",")[1:4] for arm in ("sft", "sft.5")]
+    assert logs[0] != logs[1] and rows(tmp_path / "run/sft/targets.jsonl") == rows(tmp_path / "run/sft.5/targets.jsonl")
+
+    again, said = run(tmp_path, *args, "--bench", "mmlu,truthfulqa,hellaswag,svamp")
+    assert said.count("is trained already") == 4 and rows(tmp_path / "run/bench.jsonl")[:75] == table
+    assert all(again["scores"][arm] == {**figures["scores"][arm], "svamp acc": again["scores"][arm]["svamp acc"]} for arm in arms)
+    (tmp_path / "run/report.html").unlink()
+    done = s3ft_command("--report", tmp_path / "run")
+    assert done.returncode == 0 and "s3ft.5" in done.stderr and (tmp_path / "run/report.html").exists(), done.stderr
+
+
+def test_a_missing_benchmark_is_named_before_anything_runs(tmp_path):
+    done = s3ft_command("--task", "gsm8k", "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run", "--bench", "mmlu",
+                        "--bench-data", tmp_path / "nowhere")
+    assert done.returncode == 2 and "python data/fetch.py mmlu" in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
