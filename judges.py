@@ -702,6 +702,6 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"judges.py: {error}", file=sys.stderr)
         sys.exit(2)

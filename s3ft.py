@@ -583,7 +583,7 @@ def main(args):
 if __name__ == "__main__":
     try:
         print(json.dumps(main(ARGS)))
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a full disk, no rights, a sandbox that cannot start
         sys.exit(say(f"s3ft.py: {error}") or 2)
     except KeyboardInterrupt:
         sys.exit(say("\ns3ft.py: interrupted; the same command goes on from here") or 130)
