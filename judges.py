@@ -614,7 +614,8 @@ def by_model(model, tokenizer):
     (Wang et al. 2023, arXiv 2305.17926). The answers stand between marks that their authors cannot know, and what says nothing
     ("Solution:") is rejected unasked: such text draws a Yes from many models (Zhao et al. 2025, arXiv 2507.08794).
     """
-    import sampler  # here alone: the other judges need no torch
+    import numpy as np  # here alone: the other judges need neither these nor torch
+    import sampler
     yes, no = ([tokenizer.encode_text(word)[0] for word in words] for words in (("Yes", " Yes", "yes"), ("No", " No", "no")))
     yes, no = sorted({*yes} - {*no}), sorted({*no} - {*yes})  # a piece that begins both words says neither
     lock = threading.Lock()  # one question at a time: the tokenizer has a state
@@ -631,8 +632,9 @@ def by_model(model, tokenizer):
                        for first, second in ((response, example.gold), (example.gold, response))]
             if max(map(len, prompts)) > model.config.context:
                 return Verdict(False, "too long for the judge's context")
-            values = sampler.next_logprobs(model, prompts)                   # (2, vocab)
-        odds = (values[:, yes].logsumexp(-1) - values[:, no].logsumexp(-1)).tolist()
+            values = sampler.logprobs(model, [p for p in prompts for _ in yes + no], [[token] for _ in prompts for token in yes + no])
+        rows = np.array(values).reshape(2, -1)                               # (2 orders, yes and no)
+        odds = [np.logaddexp.reduce(row[:len(yes)]) - np.logaddexp.reduce(row[len(yes):]) for row in rows]
         return Verdict(min(odds) >= MARGIN, f"{'agree' if min(odds) >= MARGIN else 'disagree'}: log odds {odds[0]:.2f}, {odds[1]:.2f}")
     return judge
 

@@ -138,9 +138,17 @@ def say(text):
 # ------------------------------------------------------------------------------------------------------------------- selection
 
 def verdicts(judge, pairs, progress):
-    """judge(response, example) of each pair, in order; several at once, for a judge that runs programs."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from tqdm(pool.map(lambda pair: judge(*pair), pairs), total=len(pairs), desc=progress, unit="response", delay=1)
+    """judge(response, example) of each pair, in order, several at once; InputError names the example whose data the judge cannot use."""
+    def judge_pair(pair):
+        try:
+            return judge(*pair)
+        except InputError as error:
+            raise InputError(f"{pair[1].id}: {error}; mend or remove this row")
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from tqdm(pool.map(judge_pair, pairs), total=len(pairs), desc=progress, unit="response", delay=1)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampling):
@@ -153,8 +161,8 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampli
         say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
     if todo:
         start = time.perf_counter()
-        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label, **sampling,
-                                     on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}))
+        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label,
+                                     on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}), **sampling)
         add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
 
     def verdict(response, example):
@@ -367,42 +375,50 @@ def fine_tune(targets, arm, args, seed):
 CHUNK = 100  # items of a benchmark that are scored together, and lost by a kill
 
 
+def respond(loaded, file, examples, judge, args, shots=()):
+    """{id: response} of the model that `loaded()` gives, asked and judged where the journal `file` lacks it."""
+    journal = Journal(file)
+    if any("correct" not in journal.rows.get(e.id, {}).get("response", {}) for e in examples):
+        model, tokenizer = loaded()
+        prompts = {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples}
+        ask(model, tokenizer, journal, "response", prompts, {e.id: e for e in examples}, judge, args)
+        journal.compact([e.id for e in examples])
+    return {e.id: journal.rows[e.id]["response"] for e in examples}
+
+
+def score_choices(loaded, journal, arm, items):
+    """Add to `journal` the log-probability of every choice of the benchmark's `items` under the model, and their scores."""
+    for start in range(0, len(items), CHUNK):
+        model, tokenizer = loaded()
+        part = items[start:start + CHUNK]
+        pairs = [bench.pairs(tokenizer, item, model.config.context) for item in part]
+        prompts, continuations = zip(*itertools.chain(*pairs))
+        progress = f"{arm}: {part[0].bench} {start + len(part)}/{len(items)}"
+        values = iter(sampler.logprobs(model, prompts, continuations, progress=progress))
+        for item, of_item in zip(part, pairs):
+            logprobs = list(itertools.islice(values, len(of_item)))
+            journal.add(item.id, model=arm, bench=item.bench, context=item.context, choices=item.choices,
+                        logprobs=logprobs, scores=bench.scores(item, logprobs))
+
+
 def evaluate(path, arm, examples, rule, items, args, shots=()):
     """Score the checkpoint at `path` on the task's test examples and the benchmarks' `items` {name: list}.
 
     {score: {n, score, low, high}}; responses go to `--out`/arm/eval.jsonl, items of benchmarks to `--out`/bench.jsonl.
     """
-    @functools.cache
-    def loaded():
-        return llama.load(path, args.dtype, args.device)
-
-    def respond(file, examples, judge, shots=()):
-        journal = Journal(file)
-        if any("correct" not in journal.rows.get(e.id, {}).get("response", {}) for e in examples):
-            prompts = {e.id: loaded()[1].prompt_ids(e.prompt, shots) for e in examples}
-            ask(*loaded(), journal, "response", prompts, {e.id: e for e in examples}, judge, args)
-            journal.compact([e.id for e in examples])
-        return {e.id: journal.rows[e.id]["response"] for e in examples}
-
-    responses = respond(args.out / arm / "eval.jsonl", examples, rule, shots)
+    loaded = functools.cache(lambda: llama.load(path, args.dtype, args.device))  # only where something is left to do
+    responses = respond(loaded, args.out / arm / "eval.jsonl", examples, rule, args, shots)
     scores = {Path(args.task).stem: report.estimate([int(r["correct"]) for r in responses.values()])}
     journal = Journal(args.out / "bench.jsonl", ("model", "bench", "id"))
     for name, of in items.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
-        if name == "svamp":
-            found = respond(args.out / arm / "svamp.jsonl", todo, judges.numeric) if todo else {}
+        if name == "svamp" and todo:
+            found = respond(loaded, args.out / arm / "svamp.jsonl", todo, judges.numeric, args)
             for e in todo:
                 journal.add(e.id, model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
                             response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})
-        for start in range(0, len(todo) if name != "svamp" else 0, CHUNK):
-            part = todo[start:start + CHUNK]
-            pairs = [bench.pairs(loaded()[1], item, loaded()[0].config.context) for item in part]
-            prompts, continuations = zip(*(pair for of_item in pairs for pair in of_item))
-            values = iter(sampler.logprobs(loaded()[0], prompts, continuations, progress=f"{arm}: {name} {start + len(part)}/{len(todo)}"))
-            for item, of_item in zip(part, pairs):
-                logprobs = list(itertools.islice(values, len(of_item)))
-                journal.add(item.id, model=arm, bench=name, context=item.context, choices=item.choices,
-                            logprobs=logprobs, scores=bench.scores(item, logprobs))
+        elif todo:
+            score_choices(loaded, journal, arm, todo)
         rows = [journal.rows[arm, name, item.id]["scores"] for item in of]
         scores |= {f"{name} {kind}": report.estimate([row[kind] for row in rows]) for kind in rows[0]}
     return scores
@@ -417,9 +433,9 @@ def load_task(args):
         args.data = Path(args.data or (root / args.task if (root / args.task).exists() else root / "sample" / args.task))
         args.rule, args.paraphrase = TASKS[args.task][0], task.PARAPHRASE
         return task.load(args.data, "train"), task.load(args.data, "test")
-    by_model = args.judge and args.judge.startswith("model")
     args.data, args.rule, args.paraphrase = Path(args.task), jsonl.rule(args.task), jsonl.PARAPHRASE
-    args.rule = args.judge if args.judge and not by_model or by_model and args.rule == "exact" else args.rule
+    if args.judge and (args.rule == "exact" or not args.judge.startswith("model")):
+        args.rule = args.judge  # a model scores only where the rows hold nothing for a rule
     examples = jsonl.load(args.task, args.rule)
     return (examples, jsonl.load(args.test, args.rule)) if args.test else jsonl.split(examples, args.test_fraction, args.seed)
 
@@ -542,12 +558,13 @@ def main(args):
         if left_out[split]:
             say(f"{left_out[split]} {split} examples do not fit the model's context of {base.config.context} tokens and are left out")
         if not sets[split]:
-            raise InputError(f"{args.data}: no {split} example is left")
-    if args.rule != "model" and not (args.out / "config.json").exists():  # in a directory that is continued, they were checked
+            raise InputError(f"{args.data}: no {split} example is left; give more rows, a lower --max-new-tokens or fewer shots")
+    if not args.rule.startswith("model") and not (args.out / "config.json").exists():  # in a directory that is continued, they were checked
         examples = sets["train"] + sets["test"]
         for e, verdict in zip(examples, verdicts(rule, [(e.gold, e) for e in examples], "check the gold responses")):
             if not verdict.correct:
-                raise InputError(f"{args.data}: {e.id}: the judge does not accept the gold response against itself: {verdict.reason}")
+                raise InputError(f"{args.data}: {e.id}: the judge does not accept the gold response against itself: {verdict.reason}; "
+                                 "mend or remove this row")
     claim(args.out, settings_of(args, sets["train"], sets["test"]))
 
     methods = [] if args.eval_only else args.method

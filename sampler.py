@@ -252,14 +252,6 @@ def token_logprobs(model, prompts, continuations, chunk=512):
                       for piece in zip(h.split(chunk), targets.split(chunk))])
 
 
-@torch.inference_mode()
-def next_logprobs(model, prompts):
-    """log p of every token as the next one after each of a few prompts: (B, vocab) float32."""
-    T = max(map(len, prompts))
-    h = model.hidden(torch.tensor([p + [0] * (T - len(p)) for p in prompts], device=model.device))
-    return model.head(h[torch.arange(len(prompts)), torch.tensor([len(p) - 1 for p in prompts])]).log_softmax(-1)
-
-
 def passes(texts, budget):
     """A walk through texts (lists of token ids) in alphabetical order, each from where it parts from the one before, cut into
     passes of `budget` tokens: lists of (index, start, stop). A text that a pass breaks off goes on in the next."""

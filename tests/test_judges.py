@@ -219,7 +219,8 @@ GOOD = {"response": "#### 72", "answer": "72"}
 def test_command_line_names_the_row_to_mend(tmp_path, row, message):
     path = write(tmp_path / "rows.jsonl", [GOOD, "", row, GOOD])
     result = run("numeric", path)
-    assert result.returncode == 2 and len(result.stdout.splitlines()) <= 1  # rows that cannot be read are found before judging
+    assert result.returncode == 2
+    assert len(result.stdout.splitlines()) == ("not one quantity" in message)  # rows that cannot be read are found before judging
     assert result.stderr.startswith(f"judges.py: {path}:3: {message}") and result.stderr.count("\n") == 1
     assert "mend" in result.stderr or row == "[1]"
 

@@ -8,7 +8,6 @@ import pytest
 import s3ft
 import sampler
 import tiny
-import torch
 from data import Example, jsonl
 from files import InputError
 from test_s3ft import ROOT, options, s3ft_command
@@ -105,12 +104,10 @@ def opinion(monkeypatch):
     """A judge by a model whose p(Yes) in the two orders is what the test wants, and what it was asked."""
     words, odds = Words(), []
 
-    def next_logprobs(model, prompts):
-        values = torch.full((2, 9), -math.inf)
-        for row, p in zip(values, odds):
-            row[1], row[3], row[2], row[5] = math.log(p * 0.6), math.log(p * 0.3), math.log((1 - p) * 0.9), math.log(0.1)
-        return values
-    monkeypatch.setattr(sampler, "next_logprobs", next_logprobs)
+    def logprobs(model, prompts, continuations):
+        values = {prompt[0]: {1: p * 0.6, 3: p * 0.3, 2: (1 - p) * 0.9, 4: 1e-300, 5: 0.1} for prompt, p in zip(prompts[::4], odds)}
+        return [math.log(values[prompt[0]][token]) for prompt, (token,) in zip(prompts, continuations)]
+    monkeypatch.setattr(sampler, "logprobs", logprobs)
     model = type("Model", (), {"config": type("Config", (), {"context": 100})})
     return judges.by_model(model, words), odds, words.texts
 
@@ -152,9 +149,9 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("judge", ["exact", "model"])
+@pytest.mark.parametrize("judge", ["exact", "model", "model:{}/ckpt"])
 def test_a_jsonl_task(tmp_path, judge):
-    file = write(tmp_path / "parity.jsonl", LABELS)
+    file, judge = write(tmp_path / "parity.jsonl", LABELS), judge.format(tmp_path)
     figures, said = run(tmp_path, "--task", file, *(["--judge", judge] if judge != "exact" else ["--select-shots", 2]))
     assert figures["judge"] == judge and figures["scores"]["s3ft"]["parity"]["n"] == 4 and sum(figures["targets"].values()) == 6
     candidates = rows(tmp_path / "run/candidates.jsonl")
@@ -185,10 +182,12 @@ def test_wrong_options_are_one_line(tmp_path, args, message):
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 
-def test_a_gold_response_that_its_judge_rejects_is_named(tmp_path):
-    file = write(tmp_path / "t.jsonl", [{"prompt": f"p{n}", "gold": "five" if n == 3 else f"#### {n}", "answer": str(n)} for n in range(6)])
+@pytest.mark.parametrize("change, message", [
+    ({"gold": "five"}, "t.jsonl:4: the judge does not accept the gold response"), ({"answer": "7 or 8"}, "t.jsonl:4: the answer '7 or 8'")])
+def test_a_gold_response_that_its_judge_rejects_is_named(tmp_path, change, message):
+    file = write(tmp_path / "t.jsonl", [{"prompt": f"p{n}", "gold": f"#### {n}", "answer": str(n)} | (change if n == 3 else {}) for n in range(6)])
     done = s3ft_command("--task", file, "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run", "--max-new-tokens", 9)
-    assert done.returncode == 2 and "t.jsonl:4: the judge does not accept the gold response" in done.stderr and not (tmp_path / "run").exists()
+    assert done.returncode == 2 and message in done.stderr and "mend or remove this row" in done.stderr and not (tmp_path / "run").exists()
 
 # ------------------------------------------------------------------------------------------------------- benchmarks, seeds, report
 
