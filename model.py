@@ -10,6 +10,7 @@ weights, rope types besides default, linear and llama3, tokenizers without a tok
 the sampler are elsewhere: attention over past keys is a function the caller passes in (`attend`).
 """
 import datetime
+import itertools
 import json
 import math
 import re
@@ -136,28 +137,75 @@ def rope_frequencies(config):
 # ------------------------------------------------------------------------------------------------------------------ transformer
 
 class Linear(nn.Linear):
-    """y = x Wᵀ + b in the dtype of x, plus, where `add_lora` attached one, scale · B(A(dropout(x))) in float32."""
+    """One projection; `add_lora` attaches an adapter to it. `project` computes it, alone or with its neighbours."""
 
     def __init__(self, size_in, size_out, bias):
         super().__init__(size_in, size_out, bias)
         self.lora_A = self.lora_B = None
 
     def forward(self, x):
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        y = F.linear(x, self.weight.to(x.dtype), bias)
-        if self.lora_A is None:
-            return y
-        z = dropout(x.float(), self.lora_dropout) if self.training else x.float()
-        return y + (self.lora_scale * self.lora_B(self.lora_A(z))).to(y.dtype)
+        return project(x, self)
 
 
-def dropout(x, p):
-    """F.dropout, to within 1/65536 of p, from 16 random bits an element: drawn 2.8 times as fast on a CPU (NOTES.md, "Dropout")."""
-    if p == 0:
-        return x
+def project(x, *linears):
+    """x (…, in) -> (…, sum of out): x Wᵀ + b of projections that read the same x, one matrix product for all of them, and
+    scale · B(A(dropout(x))) where one has an adapter; they share the dropped places of x."""
+    weight = joined([m.weight for m in linears]).to(x.dtype)                 # (sum of out, in)
+    bias = joined([m.bias for m in linears]).to(x.dtype) if linears[0].bias is not None else None
+    adapted = [m for m in linears if m.lora_A is not None]
+    if not adapted:
+        return F.linear(x, weight, bias)
+    p = adapted[0].lora_dropout if adapted[0].training else 0.0
+    A = torch.cat([m.lora_A.weight for m in adapted])                        # (sum of ranks, in)
+    B = torch.block_diag(*(m.lora_B.weight * (m.lora_scale / (1 - p)) if m in adapted else m.weight.new_empty(len(m.weight), 0)
+                           for m in linears))                                # (sum of out, sum of ranks)
+    return LowRank.apply(x, weight, bias, A, B, p)
+
+
+def joined(tensors):
+    """Tensors as one along their first dimension: a view where they lie side by side in memory and get no gradient, else a copy."""
+    first, end = tensors[0], tensors[0].data_ptr()
+    if len(tensors) == 1:
+        return first
+    for t in tensors:
+        if t.data_ptr() != end or t.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or (
+                t.requires_grad and torch.is_grad_enabled()):
+            return torch.cat(tensors)
+        end += t.nbytes
+    return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
+
+
+class LowRank(torch.autograd.Function):
+    """y = x Wᵀ + b + dropout(x) Aᵀ Bᵀ with W frozen, in the dtype of x; A and B float32 (Hu et al. 2021, equation 3).
+
+    Written out because autograd would keep dropout(x) and both summands of every projection; here x and a mask are kept.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, A, B, p):
+        rows, A, B = x.flatten(0, -2), A.to(x.dtype), B.to(x.dtype)          # (N, in)
+        keep = kept(rows, p) if p else None
+        y, low = F.linear(rows, weight, bias), (rows if keep is None else rows * keep) @ A.T           # (N, out), (N, rank)
+        ctx.save_for_backward(rows, weight, A, B, low, keep)
+        return y.addmm_(low, B.T).unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx, dy):
+        rows, weight, A, B, low, keep = ctx.saved_tensors
+        shape, dy = dy.shape, dy.flatten(0, -2)
+        dlow, dx = dy @ B, dy @ weight
+        if keep is None:
+            dx.addmm_(dlow, A)
+        else:
+            rows, dx = rows * keep, dx.addcmul_(dlow @ A, keep)
+        return dx.view(*shape[:-1], -1), None, None, dlow.T @ rows, dy.T @ low, None
+
+
+def kept(x, p):
+    """1 where dropout keeps an element of x, 0 with probability p, to within 1/65536 of it: 16 random bits an element are drawn 2.8
+    times as fast as torch's own on a CPU (NOTES.md, "Dropout")."""
     bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(-2 ** 63, None).view(torch.int16)
-    keep = bits[:x.numel()].view(x.shape) >= round(p * 65536) - 32768
-    return x * keep * (1 / (1 - p))
+    return torch.ge(bits[:x.numel()].view(x.shape), round(p * 65536) - 32768, out=torch.empty_like(x))
 
 
 class RMSNorm(nn.Module):
@@ -170,9 +218,10 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x, cos, sin):
-    """Rotary position embedding, half-split layout, in float32. x (B, heads, T, hd); cos, sin (B, 1, T, hd / 2)."""
-    a, b = x.float().chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+    """Rotary position embedding, half-split layout, in float32. x (B, heads, T, hd); cos, sin (B, 1, T, hd), the first half of sin
+    negative."""
+    y = x.float()
+    return torch.addcmul(y * cos, y.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def causal_attention(q, k, v, window=None):
@@ -188,24 +237,45 @@ def causal_attention(q, k, v, window=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < (window or S)))
 
 
+def packed_attention(config, lengths, device):
+    """`attend` for texts of these lengths laid end to end as one row: each token sees those before it in its own text.
+
+    On CUDA flash attention for variable lengths, elsewhere text by text.
+    """
+    ends = list(itertools.accumulate(lengths, initial=0))
+    bounds = torch.tensor(ends, dtype=torch.int32, device=device)
+
+    def attend(layer, q, k, v):                                              # q (1, H, N, hd), k and v (1, KV, N, hd)
+        window = config.windows[layer]
+        if q.is_cuda and q.dtype != torch.float32:                           # the kernel knows half precision alone
+            from torch.nn.attention.varlen import varlen_attn
+            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
+            q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))              # (N, H, hd)
+            y = varlen_attn(q, k, v, bounds, bounds, max(lengths), max(lengths), window_size=(window - 1 if window else -1, 0))
+            return y.transpose(0, 1)[None]
+        return torch.cat([causal_attention(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], window) for a, b in zip(ends, ends[1:])], dim=2)
+    return attend
+
+
 class Attention(nn.Module):
     def __init__(self, config, layer, biases, qk_norm):
         super().__init__()
         self.config, self.layer = config, layer
         widths = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads, "v_proj": config.num_kv_heads}
-        for name, heads in widths.items():
-            setattr(self, name, Linear(config.hidden_size, heads * config.head_dim, bias=name in biases))
+        for name, heads in widths.items():                                   # all three have a bias, or none has one
+            setattr(self, name, Linear(config.hidden_size, heads * config.head_dim, bias=not biases.isdisjoint(widths)))
         self.o_proj = Linear(config.num_heads * config.head_dim, config.hidden_size, bias="o_proj" in biases)
         if qk_norm:
             self.q_norm, self.k_norm = (RMSNorm(config.head_dim, config.norm_eps) for _ in range(2))
 
     def forward(self, x, cos, sin, attend):
-        q, k, v = (p(x).unflatten(-1, (-1, self.config.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        c = self.config
+        heads = project(x, self.q_proj, self.k_proj, self.v_proj).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
+        qk, v = heads.split((c.num_heads + c.num_kv_heads, c.num_kv_heads), dim=1)               # (B, heads, T, hd)
         if hasattr(self, "q_norm"):
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))                   # (B, heads, T, hd)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = attend(self.layer, q, k, v) if attend else causal_attention(q, k, v, self.config.windows[self.layer])
+            qk = torch.cat([self.q_norm(qk[:, :c.num_heads]), self.k_norm(qk[:, c.num_heads:])], dim=1)
+        q, k = rotate(qk, cos, sin).split((c.num_heads, c.num_kv_heads), dim=1)
+        y = attend(self.layer, q, k, v) if attend else causal_attention(q, k, v, c.windows[self.layer])
         return self.o_proj(y.transpose(1, 2).flatten(2))                   # (B, T, d)
 
 
@@ -213,11 +283,12 @@ class MLP(nn.Module):
     def __init__(self, config, biases):
         super().__init__()
         for name in ("gate_proj", "up_proj"):
-            setattr(self, name, Linear(config.hidden_size, config.intermediate_size, bias=name in biases))
+            setattr(self, name, Linear(config.hidden_size, config.intermediate_size, bias=not biases.isdisjoint(("gate_proj", "up_proj"))))
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias="down_proj" in biases)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = project(x, self.gate_proj, self.up_proj).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -234,7 +305,7 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """`model(ids)`; `hidden` and `head` are its two halves, for those who want logits at a few positions only."""
 
-    def __init__(self, config, raw_config, biases=(), qk_norm=False):
+    def __init__(self, config, raw_config, biases=frozenset(), qk_norm=False):
         super().__init__()
         self.config, self.raw_config = config, raw_config
         self.model = nn.Module()
@@ -258,7 +329,7 @@ class Transformer(nn.Module):
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         angles = positions[:, None, :, None].float() * self.frequencies    # (B, 1, T, hd / 2)
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
         x = self.model.embed_tokens(ids).to(self.compute_dtype)
         for layer in self.model.layers:
             x = layer(x, cos, sin, attend)
@@ -329,16 +400,27 @@ def load(path, dtype=torch.float32, device="cpu"):
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
                 weights[name] = f.get_tensor(name).to(device, dtype, copy=True)
-    if config.tied:
-        if "lm_head.weight" in weights and not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"]):
-            raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors")
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    if config.tied and "lm_head.weight" in weights and not torch.equal(weights.pop("lm_head.weight"), weights["model.embed_tokens.weight"]):
+        raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors")
+    return fill(model, weights), Tokenizer(path, config.vocab_size)
+
+
+def fill(model, weights):
+    """The model, made on the meta device, with `weights` {name: tensor}, all of one dtype and device; empties `weights`."""
+    for group in (PROJECTIONS[:3], PROJECTIONS[4:6]):                        # what reads the same input lies side by side (`joined`)
+        for name in [name for name in weights if f".{group[0]}." in name]:
+            names = [name.replace(group[0], other) for other in group]
+            parts = [weights.pop(n) for n in names]
+            weights |= zip(names, torch.cat(parts).split([len(part) for part in parts]))
+    embedding = weights["model.embed_tokens.weight"]
+    if model.config.tied:
+        weights["lm_head.weight"] = embedding
     model.load_state_dict(weights, assign=True)
-    if config.tied:
+    if model.config.tied:
         model.lm_head.weight = model.model.embed_tokens.weight
-    model.frequencies = rope_frequencies(config).to(device)
-    model.compute_dtype = dtype
-    return model.eval(), Tokenizer(path, config.vocab_size)
+    model.frequencies = rope_frequencies(model.config).to(embedding.device)
+    model.compute_dtype = embedding.dtype
+    return model.eval()
 
 
 def save(model, tokenizer, path):

@@ -68,7 +68,7 @@ def parse(argv=None):
     p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--lr", type=float, help="peak learning rate (default: 2e-4, with --full 1e-5)")
     p.add_argument("--batch", type=int, default=8, metavar="N", help="examples of an optimiser step")
-    p.add_argument("--micro-tokens", type=int, default=2048, metavar="N", help="padded tokens of a micro-batch")
+    p.add_argument("--micro-tokens", type=int, default=2048, metavar="N", help="tokens of a micro-batch")
     p.add_argument("--lora-rank", type=int, default=8)
     p.add_argument("--lora-alpha", type=float, default=16)
     p.add_argument("--lora-dropout", type=float, default=0.1)
@@ -120,6 +120,7 @@ if __name__ == "__main__":
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # a thread that waits yields early: one busy neighbour no longer costs nine tenths
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 import judges
@@ -292,14 +293,39 @@ def train(model, rows, args, directory, seed):
     add_speed(args.out, "train", tokens, time.perf_counter() - start)
 
 
-def accumulate_gradients(model, batch, budget):
-    """Add the gradient of the mean loss over the target tokens of `batch` [(prompt ids, target ids)]; return that loss."""
+def accumulate_gradients(model, batch, budget, chunk=128):
+    """Add the gradient of the mean loss over the target tokens of `batch` [(prompt ids, target ids)]; return that loss.
+
+    Micro-batches of at most `budget` tokens are laid end to end, without padding. The head is applied to target tokens alone,
+    `chunk` at a time, forward and backward at once: there are never more logits than that.
+    """
     count, total = sum(len(t) for _, t in batch), 0.0
-    for rows in sampler.group([len(p) + len(t) for p, t in batch], budget):
-        loss = -sampler.token_logprobs(model, [batch[i][0] for i in rows], [batch[i][1] for i in rows]).sum() / count
-        loss.backward()
-        total += loss.item()
-    return total
+    for rows in micro_batches(batch, budget):
+        lengths = [len(p) + len(t) - 1 for p, t in rows]
+        ids = torch.tensor([i for p, t in rows for i in p + t[:-1]], device=model.device)                    # (N,)
+        positions = torch.cat([torch.arange(n, device=model.device) for n in lengths])
+        learnt = torch.tensor([k >= len(p) - 1 for (p, _), n in zip(rows, lengths) for k in range(n)], device=model.device)
+        targets = torch.tensor([i for _, t in rows for i in t], device=model.device)
+        h = model.hidden(ids[None], positions[None], llama.packed_attention(model.config, lengths, model.device))[0, learnt]
+        leaf = h.detach().requires_grad_()                                   # (target tokens, d)
+        for states, wanted in zip(leaf.split(chunk), targets.split(chunk)):
+            loss = F.cross_entropy(model.head(states), wanted, reduction="sum") / count
+            loss.backward()
+            total += loss.detach()
+        h.backward(leaf.grad)
+    return float(total)
+
+
+def micro_batches(batch, budget):
+    """The rows [(prompt ids, target ids)] in order, in parts of at most `budget` tokens, or of one row."""
+    parts, room = [], 0
+    for row in batch:
+        room -= len(row[0]) + len(row[1])
+        if room < 0:
+            parts.append([])
+            room = budget - len(row[0]) - len(row[1])
+        parts[-1].append(row)
+    return parts
 
 
 def steps_of(n, args, seed):

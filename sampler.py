@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from files import InputError
@@ -79,12 +78,12 @@ def round_up(n):
 
 
 def default_slots(model, longest):
-    """Rows in flight: what a quarter of the free memory holds, at most 64 on a CPU and 256 on a GPU (NOTES.md, "Slots")."""
+    """Rows in flight: what a quarter of the free memory holds, at most 256 (NOTES.md, "Slots")."""
     c = model.config
     row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * round_up(longest) * model.compute_dtype.itemsize
     cuda = model.device.type == "cuda"
     free = torch.cuda.mem_get_info(model.device)[0] if cuda else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(256 if cuda else 64, free // 4 // row))
+    return max(1, min(256, free // 4 // row))
 
 
 def prefill(model, cache, first, prompts, shared=()):
@@ -181,7 +180,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
         """The next token of each of `rows` from hidden states h (len(rows), d)."""
         logits = model.head(h)                                               # (rows, vocab) float32
         tokens = choose(logits, temperature, top_p, [r.uniform[len(r.ids)] for r in rows])
-        logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        logprobs = -logits.sub_(logits.gather(1, tokens[:, None])).exp_().sum(-1).log()  # log p(t) = -log Σ exp(l - l_t)
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
             row.ids.append(token)
             row.logprob += logprob
@@ -222,35 +221,6 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
 
 
 # --------------------------------------------------------------------------------------------------------------------- scoring
-
-def group(lengths, budget):
-    """Indices in order of length, cut into groups whose padded size (rows × longest) stays within `budget` tokens."""
-    groups = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
-
-
-def token_logprobs(model, prompts, continuations, chunk=512):
-    """log p of every continuation token, row after row: (number of continuation tokens,) float32, differentiable.
-
-    The head is applied to those positions alone, `chunk` at a time, and again in the backward pass: logits are never kept.
-    """
-    T = max(len(p) + len(c) for p, c in zip(prompts, continuations)) - 1
-    inputs = torch.tensor([(row := p + c[:-1]) + [0] * (T - len(row)) for p, c in zip(prompts, continuations)], device=model.device)
-    where = torch.tensor([i * T + len(p) - 1 + t for i, (p, c) in enumerate(zip(prompts, continuations)) for t in range(len(c))],
-                         dtype=torch.long, device=model.device)
-    targets = torch.tensor([t for c in continuations for t in c], dtype=torch.long, device=model.device)
-    h = model.hidden(inputs).flatten(0, 1)[where]                            # (N, d)
-
-    def logprobs(h, targets):
-        return -F.cross_entropy(model.head(h), targets, reduction="none")
-    return torch.cat([checkpoint(logprobs, *piece, use_reentrant=False) if h.requires_grad else logprobs(*piece)
-                      for piece in zip(h.split(chunk), targets.split(chunk))])
-
 
 def passes(texts, budget):
     """A walk through texts (lists of token ids) in alphabetical order, each from where it parts from the one before, cut into

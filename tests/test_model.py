@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+import torch.nn.functional as F
 from files import InputError
 
 import s3ft
@@ -57,7 +58,7 @@ def test_saved_directory_loads_with_the_same_logits(tmp_path, family):
 REFUSED = {
     "missing tensor": ("llama3", lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "missing: model.layers.1.mlp.up_proj.weight"),
     "extra tensor": ("llama3", lambda t: t.update({"model.layers.1.extra.weight": torch.ones(2)}), "not expected: model.layers.1.extra"),
-    "bias in one layer only": ("llama3", lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}), "missing: .*q_proj.bias"),
+    "bias in one layer only": ("llama3", lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}), "missing: .*k_proj.bias"),
     "no head, not tied": ("llama3", lambda t: t.pop("lm_head.weight"), "missing: lm_head"),
     "tied but another head": ("smollm2", lambda t: t.update({"lm_head.weight": torch.ones(300, 32)}), "ties lm_head"),
     "shape": ("llama3", lambda t: t.update({"model.norm.weight": torch.ones(31)}), r"model.norm.weight has shape \[31\].* \[32\]"),
@@ -189,12 +190,19 @@ def test_lora_dropout_acts_in_training_only(tmp_path):
     assert torch.equal(one, logits(model))
 
 
-def test_dropout_drops_a_share_and_keeps_the_mean():
-    x = torch.rand(301, 403) + 1
-    y = llama.dropout(x, 0.1)
-    kept = y != 0
-    assert (~kept).float().mean() == pytest.approx(0.1, abs=0.004) and llama.dropout(x, 0.0) is x
-    torch.testing.assert_close(y[kept], x[kept] / 0.9)
+def test_dropout_keeps_the_mean_of_what_an_adapter_adds(tmp_path):
+    model, _ = with_lora(tmp_path, dropout=0.3)
+    layer, x = model.model.layers[0].self_attn.q_proj, torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    layer.lora_B.weight.data = tiny.values("B", layer.lora_B.weight.shape)
+    base, adapted = F.linear(x, layer.weight, layer.bias), layer(x)
+    layer.train()
+    mean = layer(x.expand(20_000, -1)).mean(0, keepdim=True)
+    torch.testing.assert_close(mean - base, adapted - base, atol=0.02 * (adapted - base).abs().max().item(), rtol=0)
+
+
+def test_dropout_drops_a_share_everywhere():
+    kept = llama.kept(torch.empty(301, 403), 0.1) == 1
+    assert (~kept).float().mean() == pytest.approx(0.1, abs=0.004)
     assert abs((~kept).float().mean(0) - 0.1).max() < 0.1 and abs((~kept).float().mean(1) - 0.1).max() < 0.1  # no row or column more
     neighbours = ((~kept)[:, 1:] & (~kept)[:, :-1]).float().mean()
     assert neighbours == pytest.approx(0.01, abs=0.002)  # independent

@@ -145,11 +145,3 @@ def test_logprobs(pair):
         expected.append(sum(rows[len(p) - 1 + n, t].item() for n, t in enumerate(c)))
     for budget in (64, 400, 10_000):
         assert sampler.logprobs(pair[0], PROMPTS, continuations, budget=budget) == pytest.approx(expected, abs=1e-3)
-
-
-def test_groups_keep_the_budget():
-    lengths = [random.Random(i).randrange(1, 300) for i in range(100)]
-    groups = sampler.group(lengths, 1000)
-    assert sorted(i for g in groups for i in g) == list(range(100))
-    assert all(len(g) * max(lengths[i] for i in g) <= 1000 for g in groups) and len(groups) < 25
-    assert sampler.group([5000, 1], 1000) == [[0], [1]]
