@@ -4,35 +4,36 @@
     text(figures) -> str         the tables for a terminal
     write(out) -> figures        summary(out), and `out`/report.html: self-contained, no script, opens from disk
 
-A score is a mean over test items. Its 95 % interval is Wilson's where every item scores 0 or 1, else the bootstrap's. Two arms
-are compared on the items that both have: a bootstrap of the paired differences, and McNemar's exact test where items score 0 or
-1. The average drop is the paper's: the mean over the benchmarks of base − arm. With several seeds of a method (arms s3ft, s3ft.1,
-…) an item's score is its mean over the seeds, and McNemar's test takes the first seed. Not covered: chance in training beyond the
-seeds that were run (intervals are over test items), and a correction for the number of comparisons.
-
-Texts of models and data are escaped wherever they stand and never enter a picture. Only the pictures need matplotlib.
+What the figures mean is said in MEANING, which the page shows. Texts of models and data are escaped wherever they stand.
 """
 import csv
 import html
-import io
 import json
 import math
 import re
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from files import read_json, read_jsonl, write_text
 
-# Colours of Okabe & Ito (2008) or near them, and strokes: told apart in any kind of colour vision, and in grey.
-METHODS = {"base": ("#000000", "-"), "sft": ("#d55e00", "-"), "ssr": ("#cc79a7", "--"), "sdft": ("#009e73", "-."),
-           "self": ("#e69f00", ":"), "s3ft": ("#0072b2", "-")}
-KINDS = {"self": ("own response", "#0072b2", "-"), "paraphrase": ("paraphrase", "#b35900", "--"),
-         "gold": ("gold", "#555555", ":"), "samples": ("sampled response", "#009e73", "-.")}
-SOURCES = ("self", "paraphrase", "gold")
-PRIMARY = {"mmlu": "acc", "truthfulqa": "mc2", "hellaswag": "acc_norm", "svamp": "acc"}  # the score that counts; all are shown
-BENCHES, OPEN, RESAMPLES = "mean of the benchmarks", "not decidable at this n", 10_000
+# Colours of Okabe & Ito (2008) or near them, and dashes: told apart in any kind of colour vision, and in grey
+METHODS = {"base": ("#000000", ""), "sft": ("#d55e00", ""), "ssr": ("#cc79a7", "7 3"), "sdft": ("#009e73", "8 3 2 3"),
+           "self": ("#e69f00", "2 3"), "s3ft": ("#0072b2", "")}
+KINDS = {"self": ("#0072b2", ""), "paraphrase": ("#b35900", "7 3"), "gold": ("#555555", "2 3")}
+MEASURED = ("log-probability per token", "tokens")                           # of each candidate
+PRIMARY = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "svamp acc")  # the scores that count; all are shown
+BENCHES, OPEN, RESAMPLES = "benchmarks, mean", "not decidable at this n", 10_000
+MEANING = """
+Scores are means over test items, in %, with 95 % intervals: Wilson's where every item scores 0 or 1, else the bootstrap's. With
+several seeds of a method (arms s3ft, s3ft.1, …) an item's score is its mean over them. Average drop: the mean over the benchmarks of
+base − arm. Two arms are compared on the items that both have. Right alone: items that only the first, or only the second, got right.
+p: the probability of so uneven a split between equals (McNemar's exact test, of the first seeds). The outcome is open unless the
+bootstrap interval of the paired differences leaves out 0 and p is below 0.05. Not covered: chance in training beyond the seeds that
+were run, a correction for the number of comparisons. Log-probabilities are natural, under the base model, given the prompt alone; the
+outermost bars hold the farthest half per cent too. Losses are running means; a lower loss on other targets is no better model."""
 
 
 # ------------------------------------------------------------------------------------------------------------------ statistics
@@ -48,8 +49,7 @@ def wilson(correct, n, z=1.96):
 def bootstrap(groups):
     """95 % percentile interval of the mean over groups of each group's mean (Efron & Tibshirani 1993, chapter 13).
 
-    Items are drawn anew within their group. Where few values occur (0 and 1), n draws with replacement are made as what they
-    are, multinomial counts of the values: thousands of items cost no more than ten.
+    Items are drawn anew within their group; where few values occur (0 and 1), as multinomial counts of them, which cost little.
     """
     rng, means = np.random.default_rng(0), np.zeros(RESAMPLES)
     for values in groups:
@@ -63,11 +63,9 @@ def bootstrap(groups):
 
 def mcnemar(only_a, only_b):
     """Exact two-sided p where a alone is right on `only_a` items and b alone on `only_b` (McNemar 1947): tails of a fair coin."""
-    n, ways, tail = only_a + only_b, 1, 0
-    for k in range(min(only_a, only_b) + 1):
-        tail += ways                          # ways = C(n, k), in whole numbers
-        ways = ways * (n - k) // (k + 1)
-    return min(1.0, 2 * tail / 2 ** n)
+    n = only_a + only_b
+    ways = accumulate(range(min(only_a, only_b)), lambda c, k: c * (n - k) // (k + 1), initial=1)  # C(n, 0), C(n, 1), … exactly
+    return min(1.0, 2 * sum(ways) / 2 ** n)
 
 
 def estimate(values):
@@ -94,350 +92,249 @@ def compare(pairs, first):
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------- reading a run
+# --------------------------------------------------------------------------------------------------------- from files to figures
 
 def rows_of(path):
     """The rows of a JSONL file; none where it is absent."""
     return (row for _, row in read_jsonl(path)) if path.exists() else ()
 
 
-def candidates_of(row):
-    """(kind, {text, ids, logprob, …}) of whatever a row of candidates.jsonl holds; log-probabilities are those given x alone."""
-    if "self" in row:
-        yield "self", row["self"]
-    if "paraphrase" in row:
-        yield "paraphrase", {**row["paraphrase"], "logprob": row.get("paraphrase_logprob")}
-    yield "gold", {"text": row["gold"], "ids": row["gold_ids"], "logprob": row.get("gold_logprob")}
-    for name, response in row.items():
-        if name.startswith("sample "):
-            yield "samples", response
-
-
-def per_token(c):
-    """Log-probability of a candidate per token; NaN where it is not known."""
-    return c["logprob"] / len(c["ids"]) if c["ids"] and c.get("logprob") is not None else math.nan
-
-
-def collect(out):
-    """Whatever the report needs of the directory, each file read once, row by row; what is absent stays empty."""
-    settings, speed, scored = (read_json(out / name) if (out / name).exists() else {}
-                               for name in ("config.json", "speed.json", "eval.json"))
-    task = next((task for by_task in scored.values() for task in by_task), "task")
-    items, primary, targets, curves = {task: {}}, {}, {}, {}                  # items: {measure: {arm: {id: score}}}
+def read_run(out):
+    """Whatever the report needs of the directory; what is absent, or not there yet, stays empty."""
+    settings = read_json(out / "config.json") if (out / "config.json").exists() else {}
+    task, folders = Path(settings.get("task", "task")).stem, sorted(path.name for path in out.iterdir())
+    seeds = {m: arms for m in METHODS if (arms := [name for name in folders if re.fullmatch(rf"{m}(\.[0-9]+)?", name)])}
+    items, losses, targets, rows = {task: {}}, {}, {}, {}  # items: {measure: {arm: {id: score}}}
+    for arm in sum(seeds.values(), []):
+        items[task][arm] = {row["id"]: int(row["response"]["correct"]) for row in rows_of(out / arm / "eval.jsonl")
+                            if "correct" in row["response"]}
+        if (log := out / arm / "train.csv").exists():
+            losses[arm] = [float(step["loss"]) for step in csv.DictReader(log.read_text().splitlines()) if step["loss"]]
     for row in rows_of(out / "bench.jsonl"):
-        for metric, value in row["scores"].items():
-            primary.setdefault(row["bench"], PRIMARY.get(row["bench"], metric))
-            items.setdefault(f"{row['bench']} {metric}", {}).setdefault(row["model"], {})[row["id"]] = value
-    names = {*scored, *(arm for by_arm in items.values() for arm in by_arm)}
-    arms = [name for name in names if re.fullmatch(rf"({'|'.join(METHODS)})(\.[0-9]+)?", name)]
-    arms.sort(key=lambda arm: (list(METHODS).index(arm.split(".")[0]), int(arm.partition(".")[2] or 0)))
-    for arm in arms:
-        items[task][arm] = {row["id"]: int(row["response"]["correct"]) for row in rows_of(out / arm / "eval.jsonl")}
-        if chosen := {row["id"]: row["source"] for row in rows_of(out / arm / "targets.jsonl")}:
-            targets[arm] = chosen
-        if (out / arm / "train.csv").exists():
-            with open(out / arm / "train.csv", newline="") as file:
-                curves[arm] = [{k: float(row[k]) for k in ("loss", "tokens", "seconds")} for row in csv.DictReader(file)]
-
-    shown = "s3ft" if "s3ft" in targets else [None, *targets][-1]  # the arm whose targets are browsed, three of each source
-    browsed = {i: s for s in SOURCES for i in [i for i, source in targets.get(shown, {}).items() if source == s][:3]}
-    logprob, tokens = ({name: [] for kind in KINDS for name in (kind, f"{kind}, judged right")} for _ in range(2))
-    examples, reasons, substance = {}, {}, []
-    for row in rows_of(out / "candidates.jsonl"):
-        if row["id"] in browsed:
-            examples[row["id"]] = row
-        for kind, c in candidates_of(row):
-            for name in (kind, f"{kind}, judged right")[:1 + bool(c.get("correct"))]:
-                tokens[name].append(len(c["ids"]))
-                logprob[name] += [value] if math.isfinite(value := per_token(c)) else []
-            if "reason" in c:
-                reasons.setdefault(kind, Counter())[c["reason"].partition(":")[0]] += 1
-            if "substance" in c and c["correct"]:
-                substance.append([c["substance"][k] for k in ("length", "numbers", "copy")])
-    return {"task": task, "arms": arms, "items": items, "primary": [task, *(f"{b} {m}" for b, m in primary.items())],
-            "targets": targets, "curves": {arm: c for arm, c in curves.items() if c}, "settings": settings, "speed": speed,
-            "logprob": {k: v for k, v in logprob.items() if v}, "tokens": {k: v for k, v in tokens.items() if v},
-            "reasons": reasons, "substance": substance, "shown": shown, "browsed": browsed, "examples": examples}
+        for metric, score in row["scores"].items():
+            items.setdefault(f"{row['bench']} {metric}", {}).setdefault(row["model"], {})[row["id"]] = score
+    for method, (arm, *_) in seeds.items():                # all seeds of a method learn the same targets
+        targets[method] = {row["id"]: (row["source"], row["target"]) for row in rows_of(out / arm / "targets.jsonl")}
+    for row in rows_of(out / "candidates.jsonl"):          # until all are there, a row is in parts
+        rows.setdefault(row["id"], {}).update(row)
+    return {"settings": settings, "task": task, "seeds": seeds, "items": items, "losses": losses,
+            "targets": {method: chosen for method, chosen in targets.items() if chosen},
+            "prompts": {i: row["prompt"] for i, row in rows.items()}, "candidates": {i: candidates_of(row) for i, row in rows.items()}}
 
 
-# --------------------------------------------------------------------------------------------------------------------- figures
+def candidates_of(row):
+    """{name: candidate} of what a row of candidates.jsonl holds, MEASURED; log-probabilities are those given the prompt alone."""
+    found = {name: c for name, c in row.items() if name in ("self", "paraphrase") or name.startswith("sample ")}
+    found["gold"] = {"text": row["gold"], "ids": row["gold_ids"]}
+    for name, c in found.items():
+        n, total = len(c["ids"]), row.get(f"{name}_logprob") if name in ("paraphrase", "gold") else c["logprob"]
+        c |= {"tokens": n, "log-probability per token": math.nan if total is None or n == 0 else round(total / n, 4)}
+    return found
+
+
+def values_of(candidates, measure):
+    """{kind: its finite values}."""
+    found = {kind: [row[kind][measure] for row in candidates if kind in row] for kind in KINDS}
+    return {kind: finite for kind, values in found.items() if (finite := [v for v in values if math.isfinite(v)])}
+
 
 def summary(out):
     """Every figure of the run directory `out`; "rows": the names in the main table, a method's seeds taken together."""
-    return figures_of(collect(Path(out)))
+    return figures_of(read_run(Path(out)))
 
 
 def figures_of(run):
-    seeds, items, primary = {}, run["items"], run["primary"]
-    for arm in run["arms"]:
-        seeds.setdefault(arm.split(".")[0], []).append(arm)
-    rows = {arms[0] if len(arms) == 1 else f"{method} ({len(arms)} seeds)": arms for method, arms in seeds.items()}
+    items, candidates = run["items"], list(run["candidates"].values())
+    primary = [run["task"], *(measure for measure in items if measure in PRIMARY)]
+    rows = {method if arms == [method] else f"{method} ({len(arms)} seeds)": arms for method, arms in run["seeds"].items()}
+    every = {**rows, **{arm: [arm] for arms in rows.values() for arm in arms}}
 
-    def table(arms, measure):  # {id: mean over the arms}, of the items that all of them have
+    def table(measure, arms):  # {id: mean over the arms}, of the items that all of them have
         tables = [items[measure].get(arm, {}) for arm in arms]
         return {i: sum(t[i] for t in tables) / len(tables) for i in tables[0] if all(i in t for t in tables)}
 
-    base, s3ft = (next((row for row in rows if row.split()[0] == method), None) for method in ("base", "s3ft"))
-    pairs = [(row, base) for row in rows if base and row != base]
-    pairs += [(s3ft, row) for row in rows if s3ft and row not in (base, s3ft)]
+    scores = {name: {m: estimate(list(t.values())) for m in items if (t := table(m, arms))} for name, arms in every.items()}
+    pairs = [(row, "base") for row in rows if "base" in rows and row != "base"]
+    pairs += [(ours, row) for ours in rows if ours.startswith("s3ft") for row in rows if row not in ("base", ours)]
     comparisons = []
-    for measure, parts in [*((m, [m]) for m in primary), (BENCHES, primary[1:])]:
+    for name, parts in [*((measure, [measure]) for measure in primary), (BENCHES, primary[1:])]:
         for a, b in pairs:
-            means, firsts = ([(table(rows[a][:k], m), table(rows[b][:k], m)) for m in parts] for k in (None, 1))
-            if found := compare(means, firsts):
-                comparisons.append({"measure": measure, "a": a, "b": b, **found})
-    return {"task": run["task"], "rows": list(rows), "primary": primary,
-            "scores": {name: {m: estimate(list(t.values())) for m in items if (t := table(arms, m))}
-                       for name, arms in {**rows, **{arm: [arm] for arm in run["arms"]}}.items()},
-            "average_drop": {c["a"]: {"score": 0 - c["difference"], "low": 0 - c["high"], "high": 0 - c["low"]}
-                             for c in comparisons if (c["measure"], c["b"]) == (BENCHES, base)},
-            "comparisons": comparisons,
-            "targets": {arm: {s: list(chosen.values()).count(s) for s in SOURCES} for arm, chosen in run["targets"].items()},
-            "logprob_per_token": {kind: spread(values) for kind, values in run["logprob"].items()},
-            "tokens": {kind: spread(values) for kind, values in run["tokens"].items()},
-            "reasons": {kind: dict(found.most_common()) for kind, found in run["reasons"].items()},
-            "training": {arm: training(steps) for arm, steps in run["curves"].items()}}
+            means, firsts = ([(table(m, rows[a][:k]), table(m, rows[b][:k])) for m in parts] for k in (None, 1))
+            if c := compare(means, firsts):
+                comparisons.append({"measure": name, "a": a, "b": b, **c})
+                if (name, b) == (BENCHES, "base"):
+                    scores[a]["average drop"] = {"n": c["n"], "score": 0 - c["difference"], "low": 0 - c["high"], "high": 0 - c["low"]}
+    measured = {measure: {kind: {"n": len(values), "mean": sum(values) / len(values)}
+                          for kind, values in values_of(candidates, measure).items()} for measure in MEASURED}
+    return {"rows": list(rows), "primary": primary, "scores": scores, "comparisons": comparisons, **measured,
+            "targets": {m: {kind: [s for s, _ in t.values()].count(kind) for kind in KINDS} for m, t in run["targets"].items()},
+            "samples": sampling(candidates),
+            "reasons": {kind: Counter(row[kind]["reason"].partition(":")[0] for row in candidates if "reason" in row.get(kind, {}))
+                        for kind in KINDS if kind != "gold"}}
 
 
-def spread(values):
-    low, median, high = np.percentile(values, [5, 50, 95]).tolist()
-    return {"n": len(values), "mean": float(np.mean(values)), "median": median, "p5": low, "p95": high}
+def sampling(candidates):
+    """By how much samples raised the share of rows that have an acceptable own response; {} without samples."""
+    own = [{name: c.get("correct", False) and c["finish"] == "stop" for name, c in row.items() if name not in ("paraphrase", "gold")}
+           for row in candidates if "self" in row]
+    n, k, greedy, some = len(own), max(map(len, own), default=1) - 1, sum(o["self"] for o in own), sum(any(o.values()) for o in own)
+    return {"samples": k, "n": n, "greedy": greedy, "any": some, "words":
+            f"self share: {100 * greedy / n:.1f} % greedily, {100 * some / n:.1f} % with --samples {k} "
+            f"({greedy:,} and {some:,} of {n:,} rows have an acceptable own response)"} if k else {}
 
 
-def training(steps):
-    """Of one arm's train.csv: loss over the first and the last tenth of the steps, and what the training took."""
-    tenth, loss = -(-len(steps) // 10), [s["loss"] for s in steps]
-    return {"steps": len(steps), "first_tenth": float(np.mean(loss[:tenth])), "last_tenth": float(np.mean(loss[-tenth:])),
-            "tokens": int(sum(s["tokens"] for s in steps)), "seconds": round(sum(s["seconds"] for s in steps), 3)}
+# ------------------------------------------------------------------ tables: in a cell, what follows the first line is shown small
 
-
-# --------------------------------------------------------------------------- tables: the part of a cell after "\n" is shown small
-
-def cell(found, key="score", sign=""):
-    """A share or a difference with its interval, in points."""
-    if not found:
-        return "–"
+def cell(found, key="score", sign="", full=0):
+    """A share or a difference with its interval, in points, and its n where that is not the `full` one."""
     middle, low, high = (f"{round(100 * found[k], 1) + 0.0:{sign}.1f}" for k in (key, "low", "high"))
-    return f"{middle}\n[{low}, {high}]"
+    return f"{middle}\n[{low}, {high}]" + (f", n = {found['n']:,}" if found["n"] < full else "")
 
 
 def score_table(figures, names, measures):
-    scores, drops = figures["scores"], figures["average_drop"]
-    size = {m: max((s[m]["n"] for s in scores.values() if m in s), default=0) for m in measures}
-    table = [["", *(f"{m}\nn = {size[m]}" for m in measures), *(["average drop\nbase − arm"] if drops else [])]]
-    for name in names:
-        cells = [cell(s := scores[name].get(m)) + (f", n = {s['n']}" if s and s["n"] < size[m] else "") for m in measures]
-        table.append([name, *cells, *([cell(drops.get(name))] if drops else [])])
-    return table
+    scores = figures["scores"]
+    full = {m: max(n) for m in measures if (n := [found[m]["n"] for found in scores.values() if m in found])}
+    return [["scores", *full], ["n", *(f"{n:,}" for n in full.values())]] + [
+        [name, *(cell(scores[name][m], full=full[m]) if m in scores[name] else "–" for m in full)] for name in names]
 
 
 def comparison_table(figures, measures):
-    table = [["", "difference\nin points", "right alone\n1st : 2nd", "p\nby chance", "the first is"]]
+    table = [["difference", "of", "in points", "right alone", "p", "the first is"]]
     for c in (c for c in figures["comparisons"] if c["measure"] in measures):
-        alone, p = "–", "–"
-        if "p" in c:
-            alone = f"{c['only_a']} : {c['only_b']}"
-            p = f"{c['p']:.3f}\n{100 * c['p']:.1f} in 100" if c["p"] >= 0.001 else "< 0.001\nunder 1 in 1,000"
-        pair = f"{c['a']} against {c['b']}\n{c['measure']}, n = {c['n']}"
-        table.append([pair, cell(c, "difference", "+"), alone, p, c["outcome"]])
+        alone = f"{c['only_a']} : {c['only_b']}" if "p" in c else "–"
+        p = "–" if "p" not in c else f"{c['p']:.3f}" if c["p"] >= 0.001 else "< 0.001"
+        table.append([f"{c['a']} − {c['b']}", f"{c['measure']}\nn = {c['n']:,}", cell(c, "difference", "+"), alone, p, c["outcome"]])
     return table
 
 
+def candidate_table(figures):
+    """Means, then the judge's reasons by count."""
+    kinds, reasons = list(figures["tokens"]), figures["reasons"]
+    table = [["candidates", *kinds], ["n", *(f"{figures['tokens'][kind]['n']:,}" for kind in kinds)]]
+    for measure in MEASURED:
+        table.append([f"{measure}, mean", *(f"{figures[measure][k]['mean']:.2f}" if k in figures[measure] else "–" for k in kinds)])
+    for reason, _ in sum(map(Counter, reasons.values()), Counter()).most_common(12):
+        table.append([f"judge: {reason[:60]}", *(f"{reasons[kind].get(reason, 0):,}" if kind in reasons else "–" for kind in kinds)])
+    return table
+
+
+def tables_of(figures):
+    """{heading: table} that terminal and page share."""
+    targets = [[method, *(f"{n:,}\n{100 * n / sum(counts.values()):.0f} %" for n in counts.values())]
+               for method, counts in figures["targets"].items()]
+    return {"Scores": score_table(figures, figures["rows"], [*figures["primary"], "average drop"]),
+            "Comparisons": comparison_table(figures, [figures["primary"][0], BENCHES]),
+            "Targets": [["targets", *KINDS], *targets],
+            "Candidates": candidate_table(figures)}
+
+
 def text(figures):
-    """The tables for a terminal."""
-    targets = [["targets", *SOURCES], *([arm, *map(str, counts.values())] for arm, counts in figures["targets"].items())]
-    lines = ["scores in %, with 95 % intervals over the test items"]
-    for table in (score_table(figures, figures["rows"], figures["primary"]), targets,
-                  comparison_table(figures, [figures["task"], BENCHES])):
-        if len(table) > 1:
-            table = [[c.replace("\n", " ") for c in row] for row in table]
-            widths = [max(map(len, column)) for column in zip(*table)]
-            lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in table] + [""]
-    means = [f"{KINDS[k][0]} {found['mean']:.2f}" for k, found in figures["logprob_per_token"].items() if k in KINDS]
-    return "\n".join(lines + [f"log-probability per token under the base model, mean: {', '.join(means)}"] * bool(means))
+    """The tables for a terminal, control characters taken out."""
+    lines = ["in points, with 95 % intervals over the test items", ""]
+    for table in (table for table in tables_of(figures).values() if table[1:] and table[0][1:]):
+        table = [[re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", c) for c in row] for row in table]
+        widths = [max(map(len, column)) for column in zip(*table)]
+        lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in table] + [""]
+    return "\n".join([*lines, figures["samples"].get("words", "")]).rstrip()
 
 
 # ------------------------------------------------------------------------------------------------------------------------ page
 
 STYLE = """
-:root { color-scheme: light; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-small, .note { color: #555; font-size: .85rem; font-weight: normal; } th > small, td > small { display: block; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .scroll { overflow-x: auto; margin: .5rem 0; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid #ddd; }
-td, th[scope=col] { white-space: nowrap; } th[scope=row] { min-width: 7rem; }
-.words td { white-space: normal; overflow-wrap: anywhere; }
-.pair { display: flex; flex-wrap: wrap; } figure { margin: .8rem 0; } svg { max-width: 100%; height: auto; }
-.bar { display: flex; height: 1.3rem; max-width: 40rem; margin: .1rem 0 .9rem; } .key { white-space: nowrap; margin-left: .8em; }
-.key i { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
-details { border-left: 4px solid #ccc; padding-left: .8rem; margin: .6rem 0; }
-summary { cursor: pointer; overflow-wrap: anywhere; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .9rem; font: 14px/1.45 ui-monospace, monospace; }
-@media print { body { max-width: none; margin: 0; font-size: 10pt; } h2 { break-after: avoid; }
-  tr, figure { break-inside: avoid; } .scroll { overflow: visible; } td, th { padding-right: .7rem; } pre { font-size: 9pt; }
-  details::details-content { content-visibility: visible; height: auto; } }
+td { white-space: pre; color: #555; font-size: .85em; } td::first-line { color: #222; font-size: 1.18em; }
+.words th { white-space: nowrap; } .words td { white-space: pre-wrap; overflow-wrap: anywhere; }
+svg { width: 30rem; max-width: 100%; margin: .8rem 0; font-size: 13px; }
+@media print { body { max-width: none; margin: 0; font-size: 10pt; } h2 { break-after: avoid; } tr, svg { break-inside: avoid; }
+  table { display: table; } td, th { padding-right: .7rem; } details::details-content { content-visibility: visible; height: auto; } }
 """
 
 
 def html_table(table, kind=""):
-    """Rows of text; the first row heads the columns, the first cell its row."""
-    def show(tag, value):
-        first, _, small = html.escape(value).partition("\n")
-        return f"<{tag}>{first}{f'<small>{small}</small>' if small else ''}</{tag[:2]}>"
-    lines = ["".join(show("td" if i else 'th scope="row"', c) for i, c in enumerate(row)) for row in table[1:]]
-    lines.insert(0, "".join(show('th scope="col"', c) for c in table[0]))
-    return f'<div class="scroll"><table class="{kind}">{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+    """Rows of text, the first row and column of which are heads; "" where there is nothing beside these."""
+    rows = [[f"<td>{html.escape(c)}</td>" if i and j else f"<th>{html.escape(c)}</th>" for j, c in enumerate(row)]
+            for i, row in enumerate(table)]
+    return f'<table class="{kind}"><tr>{"</tr><tr>".join(map("".join, rows))}</tr></table>' if table[1:] and table[0][1:] else ""
 
 
-def candidate_table(figures):
-    """Log-probability and length of each kind of candidate."""
-    table = [["", "n", "log p a token, mean", "tokens, mean"]]
-    for name, tokens in figures["tokens"].items():
-        kind, _, right = name.partition(",")
-        cells = [f"{v['mean']:{form}}\nmedian {v['median']:{form}}, 90 % in [{v['p5']:{form}}, {v['p95']:{form}}]" if v else "–"
-                 for v, form in ((figures["logprob_per_token"].get(name), ".2f"), (tokens, ".0f"))]
-        table.append([KINDS[kind][0] + right, str(tokens["n"]), *cells])
-    return table
+def plot(x_name, y_name, curves):
+    """Curves [(label, colour, dashes, xs, ys)] as inline SVG; y begins at 0."""
+    xs, ys = (np.concatenate([curve[k] for curve in curves]) for k in (-2, -1))
+    low, span, top, legend = xs.min(), np.ptp(xs) or 1, ys.max() or 1, 45
+    texts, lines = [(0, 12, "start", y_name), (255, 299, "middle", x_name)], []
+
+    def at(x, y):
+        return 45 + 420 * (x - low) / span, 265 - 215 * y / top
+
+    def ticks(first, last):  # round numbers, at most seven
+        step = next(s * 10.0 ** e for e in range(-9, 12) for s in (1, 2, 5) if last - first < 6 * s * 10.0 ** e)
+        return [k * step for k in range(math.ceil(first / step), math.floor(last / step) + 1)]
+
+    texts += [(at(x, 0)[0], 281, "middle", f"{x:g}") for x in ticks(low, low + span)]
+    texts += [(39, at(low, y)[1] + 4, "end", f"{y:g}") for y in ticks(0, top)]
+    lines += [f'<path d="M45,{at(low, y)[1]:.1f}h420" stroke="#ddd"/>' for y in ticks(0, top)]
+    for label, colour, dashes, xs, ys in curves:
+        stroke = f'fill="none" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dashes}"'
+        points = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in zip(xs, ys))
+        lines.append(f'<polyline points="{points}" {stroke}/>')
+        if label:
+            lines.append(f'<path d="M{legend},30h22" {stroke}/>')
+            texts.append((legend + 27, 34, "start", label))
+            legend += 42 + 7 * len(label)
+    lines += [f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>' for x, y, anchor, words in texts]
+    return f'<svg viewBox="0 0 480 305" role="img" aria-label="{y_name} by {x_name}">{"".join(lines)}</svg>'
 
 
-def mix(arm, counts):
-    """A bar of the targets' sources below its key."""
-    share = {s: 100 * n / sum(counts.values()) for s, n in counts.items()}
-    key = "".join(f'<span class="key"><i style="background:{KINDS[s][1]}"></i>{KINDS[s][0]} {n} ({share[s]:.0f} %)</span> '
-                  for s, n in counts.items())
-    bar = "".join(f'<span style="background:{KINDS[s][1]};width:{share[s]:.2f}%"></span>' for s in counts)
-    return f'<b>{arm}</b> {key}<div class="bar" aria-hidden="true">{bar}</div>'
+def pictures(run):
+    """(section, picture): shares of the candidates by log-probability and by length; loss by step."""
+    for measure in MEASURED:
+        if groups := values_of(run["candidates"].values(), measure):
+            low, high = np.percentile(np.concatenate(list(groups.values())), [0.5, 99.5])
+            edges, curves = np.histogram_bin_edges([low, high], 40), []
+            for kind, values in groups.items():
+                shares = 100 * np.histogram(np.clip(values, low, high), edges)[0] / len(values)
+                curves.append((kind, *KINDS[kind], np.repeat(edges, 2), [0, *np.repeat(shares, 2), 0]))
+            yield "Candidates", plot(measure, "% of the candidates", curves)
+    curves = []
+    for arm, loss in ((arm, loss) for arm, loss in run["losses"].items() if loss):
+        (method, _, seed), window = arm.partition("."), -(-len(loss) // 50)
+        means = np.convolve(loss, np.ones(window) / window, "valid")
+        curves.append(("" if seed else arm, *METHODS[method], range(window, len(loss) + 1), means))
+    if curves:
+        yield "Training", plot("step", "loss per target token", curves)
 
 
-def picture(x, y, plot, labels):
-    """What `plot` draws into matplotlib's axes, as inline SVG that is the same for the same numbers; "" without matplotlib."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        return ""
-    style = {"svg.hashsalt": x, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
-        figure, file = Figure(figsize=(5.1, 3.3), layout="constrained"), io.StringIO()
-        axes = figure.subplots()
-        plot(axes)
-        axes.set(xlabel=x, ylabel=y)
-        axes.locator_params(axis="x", nbins=6)
-        axes.legend(frameon=False, fontsize=9)
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    svg = re.sub(r'<g id="[^"]*">', "<g>", file.getvalue())  # the same names in each picture, and nothing refers to them
-    alt = f'<svg role="img" aria-label="{y} by {x}: {", ".join(labels)}; figures in the table below" '
-    return f'<figure>{svg[svg.index("<svg"):].replace("<svg ", alt, 1)}</figure>'
-
-
-def histogram(groups, x):
-    """Shares of each kind of candidate by `x`."""
-    def plot(axes):
-        low, high = np.percentile(np.concatenate(list(kinds.values())), [0.5, 99.5])
-        edges = np.histogram_bin_edges([low, high], 40)
-        for kind, values in kinds.items():
-            label, colour, stroke = KINDS[kind]
-            weights = np.full(len(values), 100 / len(values))
-            axes.hist(np.clip(values, low, high), edges, weights=weights, histtype="stepfilled",
-                      facecolor=(colour, 0.2), edgecolor=colour, linestyle=stroke, linewidth=1.4, label=label)
-    kinds = {kind: values for kind, values in groups.items() if kind in KINDS}
-    return picture(x, "% of the candidates", plot, [KINDS[kind][0] for kind in kinds]) if kinds else ""
-
-
-def loss_curves(curves):
-    """Loss by step; further seeds are thin."""
-    def plot(axes):
-        for arm, steps in curves.items():
-            (colour, stroke), window = METHODS[arm.split(".")[0]], max(1, len(steps) // 50)
-            smooth = np.convolve([s["loss"] for s in steps], np.ones(window) / window, "valid")
-            axes.plot(np.arange(window, len(steps) + 1), smooth, stroke, color=colour, lw=0.8 if "." in arm else 1.6, label=arm)
-    return picture("step", "loss per target token", plot, curves)
-
-
-def verdict(c):
-    """What became of a candidate, in words."""
-    words, s = "judged right" if c["correct"] else f"judged wrong ({c['reason']})", c.get("substance")
-    if s:
-        words += f", {s['length']:.2f} times gold's words, {100 * s['numbers']:.0f} % of its numbers{', a copy' * s['copy']}"
-    return words
-
-
-def example(row, source, asked):
-    """One row to unfold: why its target is the target, then all candidates. `asked`: which of them the arm looks at, in order."""
-    tried = [k for k in asked[:asked.index(source) + 1] if k in row and k != "gold"]
-    why = "; ".join([*(f"{KINDS[k][0]} {verdict(row[k])}" for k in tried), f"the target is: {KINDS[source][0]}"])
-    shown = [("prompt", "", row["prompt"])]
-    for kind, c in candidates_of(row):
-        if kind != "samples":
-            said = "the target, " * (kind == source) + (verdict(c) + ", " if "correct" in c else "")
-            shown.append((KINDS[kind][0], f"{said}{len(c['ids'])} tokens, log p {per_token(c):.2f} a token", c["text"]))
-    return f"<details><summary>{html.escape(str(row['id']))}: {html.escape(why)}</summary>" + "".join(
-        f"<b>{name}</b> <small>{html.escape(note)}</small><pre>{html.escape(words[:5000])}</pre>" for name, note, words in shown
-    ) + "</details>"
-
-
-def sections(run, figures):
-    """(heading, content) of all that the run has, in order."""
-    def note(words):
-        return f'<p class="note">{words}</p>'
-
-    def more(label, table):
-        return f"<details><summary>{label}</summary>{html_table(table)}</details>" if len(table) > 1 else ""
-
-    scores = score_table(figures, figures["rows"], figures["primary"])
-    every = score_table(figures, list(figures["scores"]), list(run["items"]))
-    yield "Scores", html_table(scores) + note(
-        "In %, with 95 % intervals over the test items: Wilson's where an item scores 0 or 1, else the bootstrap's (10,000 "
-        "resamples). Average drop: the mean over the benchmarks of base − arm, with its bootstrap interval."
-    ) + more("every score of every arm", every if every != scores else [])
-    if figures["comparisons"]:
-        yield "Comparisons", html_table(comparison_table(figures, [run["task"]])) + note(
-            "Both arms answered the same items. Right alone: items that only the first, or only the second, got right. p: were "
-            "both equally good, chance alone would split those items at least as unevenly in so many of such tests (McNemar's "
-            f"exact test; with several seeds, of the first). {OPEN.capitalize()}: the difference's interval holds 0, or p is at "
-            "least 0.05. Nothing is corrected for the number of comparisons."
-        ) + more("on the benchmarks", comparison_table(figures, [*figures["primary"][1:], BENCHES]))
-    if figures["targets"]:
-        yield "Where the targets come from", "".join(mix(arm, counts) for arm, counts in figures["targets"].items())
-    if run["tokens"]:
-        pictures = histogram(run["logprob"], "log-probability per token") + histogram(run["tokens"], "tokens")
-        table = html_table(candidate_table(figures))
-        yield "Candidates under the base model", f'<div class="pair">{pictures}</div>{table}' + note(
-            "Natural logarithm, given the prompt alone, by the candidate's number of tokens; the unfinished are among them. "
-            "The outermost bars also hold the farthest half per cent.")
-    if kinds := list(figures["reasons"]):
-        common = sum(run["reasons"].values(), Counter()).most_common(20)
-        length, numbers, copies = np.mean(run["substance"] or [[0, 0, 0]], axis=0)
-        yield "What the judge said", html_table([["", *(KINDS[k][0] for k in kinds)]] + [
-            [reason[:80], *(str(run["reasons"][k][reason]) for k in kinds)] for reason, _ in common]) + note(
-            f"Paraphrases judged right: {len(run['substance'])}, with {length:.2f} times the words of gold and "
-            f"{100 * numbers:.0f} % of its numbers; {100 * copies:.0f} % of them are copies.") * bool(run["substance"])
-    if figures["training"]:
-        yield "Training", loss_curves(run["curves"]) + html_table(
-            [["", "steps", "loss\nfirst tenth", "loss\nlast tenth", "tokens", "seconds"]] + [
-                [arm, f"{t['steps']:,}", f"{t['first_tenth']:.3f}", f"{t['last_tenth']:.3f}", f"{t['tokens']:,}",
-                 f"{t['seconds']:,.0f}"] for arm, t in figures["training"].items()]) + note(
-            "Arms learn different targets: a lower loss says that the targets are more probable, not that they are better. "
-            "The curves are running means over a fiftieth of the steps.")
-    if run["examples"]:
-        asked = [kind for kind in SOURCES if run["shown"] == "s3ft" or kind in run["browsed"].values()]
-        yield f"Examples of {run['shown']}", "".join(
-            example(run["examples"][i], source, asked) for i, source in run["browsed"].items() if i in run["examples"])
-    speed = {f"speed, {k}": f"{v['tokens']:,} tokens in {v['seconds']:,.0f} s" for k, v in run["speed"].items()}
-    settings = [[k, v if isinstance(v, str) else json.dumps(v)] for k, v in {**run["settings"], **speed}.items()]
-    yield "Settings", html_table([["", ""]] + [[k, v.replace("\n", " ⏎ ")] for k, v in settings], "words")
+def examples(run):
+    """Three rows of each source to unfold: the candidates, what the judge said of each, and which of them is the target."""
+    method, targets = [("", {}), *run["targets"].items()][-1]  # of s3ft, where it is an arm
+    for kind in KINDS:
+        for i in [i for i, (source, _) in targets.items() if source == kind and i in run["candidates"]][:3]:
+            table = [["", ""], ["prompt", "\n" + run["prompts"][i]]]
+            for name, c in run["candidates"][i].items():
+                facts = ["THE TARGET"] * (c["text"] == targets[i][1]) + [f"{f}: {c[f]}" for f in ("reason", *MEASURED) if f in c]
+                facts += [f"{name} of gold: {share:.2f}" for name, share in c.get("substance", {}).items()]
+                table.append([name, f"{', '.join(facts)}\n{c['text'][:5000]}"])
+            yield f"<details><summary>{html.escape(str(i))}: {method} learns {kind}</summary>{html_table(table, 'words')}</details>"
 
 
 def write(out):
     """Write `out`/report.html; the figures in it."""
-    run = collect(Path(out))
+    run = read_run(Path(out))
     figures = figures_of(run)
+    parts = {heading: html_table(table) for heading, table in tables_of(figures).items()}
+    parts["Targets"] += f"<p>{figures['samples']['words']}</p>" if figures["samples"] else ""
+    for heading, picture in pictures(run):
+        parts[heading] = parts.get(heading, "") + picture
+    every = html_table(score_table(figures, figures["scores"], [*run["items"], "average drop"]))
+    parts |= {"Examples": "".join(examples(run)),
+              "Comparisons on each benchmark": html_table(comparison_table(figures, figures["primary"][1:])),
+              "All scores of all arms": every if every != parts["Scores"] else "",
+              "Settings": html_table([["", ""]] + [[name, json.dumps(value)] for name, value in run["settings"].items()], "words"),
+              "What the figures mean": f"<p>{MEANING}</p>"}
+    body = "".join(f"<h2>{heading}</h2>{part}" for heading, part in parts.items() if part)
     title = html.escape(f"S3FT run: {run['task']}, {Path(str(run['settings'].get('ckpt', ''))).name}")
-    body = "".join(f"<h2>{heading}</h2>{content}" for heading, content in sections(run, figures))
-    if "<svg" not in body:
-        body = '<p class="note">Without pictures: <code>pip install matplotlib</code> draws them.</p>' + body
-    write_text(Path(out) / "report.html", '<!doctype html><html lang="en"><meta charset="utf-8">'
-               f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
-               f"<body><h1>{title}</h1>{body}</body></html>\n")
+    write_text(Path(out) / "report.html", f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+               f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{title}</h1>{body}</html>\n')
     return figures

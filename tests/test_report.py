@@ -2,16 +2,17 @@
 import json
 import math
 import re
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import report
-from files import read_json, write_json, write_text
+from files import write_json, write_text
 
-EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(1)>\n$\\frac{1}{0}$ \x00 & \"'"
-GOOD = {"length": 1.2, "numbers": 0.75, "copy": False}
+EVIL = "\x1b[2J</pre></script><script>alert(1)</script><img src=x onerror=alert(1)>\n$\\frac{1}{0}$ \x00 & \"'"
+
+ROW = {"prompt": "x", "gold": "y", "gold_ids": [1]}
+LAST = ["Settings", "What the figures mean"]
 
 
 # ------------------------------------------------------------------------------------------------------------------ statistics
@@ -46,11 +47,7 @@ def test_bootstrap_agrees_with_what_is_known():
     half = 1.96 * (0.21 / 1000 + 0.25 / 100) ** 0.5 / 2
     assert two == pytest.approx((0.4 - half, 0.4 + half), abs=0.003)
     assert report.bootstrap([[0.0, 0.0]]) == (0.0, 0.0)
-
-
-def test_bootstrap_of_three_items_is_the_exact_distribution():
-    """Of 0, 0, 1 the resampled sum is binomial(3, ⅓): P(0) = 8/27, P(3) = 1/27 > 2.5 %, so that the interval is all of it."""
-    assert report.bootstrap([[0, 0, 1]]) == (0.0, 1.0)
+    assert report.bootstrap([[0, 0, 1]]) == (0.0, 1.0)                # the sum is binomial(3, ⅓): P(0) = 8/27, P(3) = 1/27 > 2.5 %
 
 
 def test_an_interval_that_leaves_out_0_is_not_enough():
@@ -76,27 +73,23 @@ def response(text="It is 1.", correct=True, **more):
 
 
 def make_run(out, arms, words="Question"):
-    """A run directory: `arms` {arm: items right of 20}; 9 training rows, three for each source."""
-    write_json(out / "config.json", {"task": "gsm8k", "ckpt": f"/models/{words}", "versions": {"torch": "2"}, "note": words})
-    write_json(out / "speed.json", {"generate": {"tokens": 1000, "seconds": 2.5}})
-    score = {"n": 20, "correct": 0, "score": 0.0, "low": 0.0, "high": 1.0}
-    write_json(out / "eval.json", {arm: {"gsm8k": score} for arm in arms})
-    rows = []
-    for i in range(9):
-        rows.append({"id": f"{words}:{i}", "prompt": words, "gold": words, "gold_ids": [1, 2], "gold_logprob": -3.0, "more": 1,
-                     "self": response(words, i < 3, reason=f"{words}: {words}", logprob=-0.4 * (i + 1))})
-        if i >= 3:
-            rows[-1] |= {"paraphrase": response(words, i < 6, substance=GOOD, logprob=-0.01), "paraphrase_logprob": -1.6}
-        rows[-1] |= {"sample 1": response(words, False), "sample 2": response(words)} if i == 0 else {}
+    """A run directory: `arms` {arm: items right of 20}; 10 training rows, three or more a source; row 2 learns its second sample."""
+    write_json(out / "config.json", {"task": "gsm8k", "ckpt": words, words: words, "samples": 2, "versions": {"torch": "2.9"}})
+    learnt = ["self"] * 2 + ["sample 2"] + ["paraphrase"] * 3 + ["gold"] * 4
+    rows = [{"id": f"{words}:{i}", "prompt": words, "gold": f"gold {i} {words}", "gold_ids": [1, 2], "gold_logprob": -3.0, "more": 1,
+             "self": response(f"self {i} {words}", i < 2, reason=f"{words}: {words}", logprob=-0.4 * (i + 1)),
+             "sample 1": response(words, i == 8, finish="length"),  # right in a row of gold, but not finished: not acceptable
+             "sample 2": response(f"sample 2 {i} {words}", i in (0, 2))} for i in range(10)]
+    for i, row in enumerate(rows[3:], 3):
+        row["paraphrase"] = response(f"paraphrase {i} {words}", i < 6, substance={"length": 1.2}, logprob=-0.01)
+        row["paraphrase_logprob"] = -1.6
     jsonl(out / "candidates.jsonl", rows)
-    sources = ["self"] * 3 + ["paraphrase"] * 3 + ["gold"] * 3
     for arm, right in arms.items():
         jsonl(out / arm / "eval.jsonl", [{"id": i, "response": response(correct=i < right)} for i in range(20)])
         if arm != "base":
-            jsonl(out / arm / "targets.jsonl", [{"id": r["id"], "source": s, "prompt": words, "target": words, "ids": [1]}
-                                                for r, s in zip(rows, sources)])
-            steps = "".join(f"{i},{2 / i:.6f},1e-4,100,2.000,x\n" for i in range(1, 21))
-            write_text(out / arm / "train.csv", "step,loss,learning_rate,tokens,seconds,more\n" + steps)
+            jsonl(out / arm / "targets.jsonl", [{"id": f"{words}:{i}", "source": name.replace("sample 2", "self"), "prompt": words,
+                                                 "target": f"{name} {i} {words}", "ids": [1]} for i, name in enumerate(learnt)])
+            write_text(out / arm / "train.csv", "step,loss,tokens\n" + "".join(f"{i},{2 / i:.6f},100\n" for i in range(1, 21)))
     return out
 
 
@@ -106,9 +99,10 @@ def add_bench(out, scores):
                                 for (arm, bench), items in scores.items() for i, s in enumerate(items)])
 
 
+# -------------------------------------------------------------------------------------------------------------------- figures
+
 def test_scores_comparisons_and_targets(tmp_path):
-    out = make_run(tmp_path, {"base": 5, "sft": 3, "s3ft": 14})
-    figures = report.summary(out)
+    figures = report.summary(make_run(tmp_path, {"base": 5, "sft": 3, "s3ft": 14}))
     assert json.loads(json.dumps(figures)) == figures
     low, high = report.wilson(14, 20)
     assert figures["scores"]["s3ft"] == {"gsm8k": {"n": 20, "score": 0.7, "low": low, "high": high}}
@@ -116,172 +110,192 @@ def test_scores_comparisons_and_targets(tmp_path):
     last = figures["comparisons"][-1]
     assert last["difference"] == pytest.approx(0.55) and (last["only_a"], last["only_b"]) == (11, 0)
     assert last["p"] == 2 / 2 ** 11 and last["outcome"] == "higher" and figures["comparisons"][0]["outcome"] == report.OPEN
-    assert figures["targets"]["s3ft"] == {"self": 3, "paraphrase": 3, "gold": 3} and figures["average_drop"] == {}
-    means = {kind: found["mean"] for kind, found in figures["logprob_per_token"].items()}
-    assert means == pytest.approx({
-        "self": -0.5, "self, judged right": -0.2, "gold": -1.5, "samples": -0.5, "samples, judged right": -0.5,
-        "paraphrase": -0.4, "paraphrase, judged right": -0.4})  # given x alone, not given [x; y]
-    assert figures["logprob_per_token"]["self"]["median"] == pytest.approx(-0.5) and figures["tokens"]["samples"]["n"] == 2
-    assert figures["reasons"]["paraphrase"] == {"right": 3, "wrong number": 3}
-    assert figures["training"]["sft"]["last_tenth"] == pytest.approx((2 / 19 + 2 / 20) / 2, abs=1e-5)
+    assert figures["targets"]["s3ft"] == {"self": 3, "paraphrase": 3, "gold": 4}
+    means = {kind: found["mean"] for kind, found in figures["log-probability per token"].items()}
+    assert means == pytest.approx({"self": -0.55, "paraphrase": -0.4, "gold": -1.5})  # given x alone, not given [x; y]
+    assert figures["tokens"]["paraphrase"] == {"n": 7, "mean": 4} and figures["tokens"]["gold"] == {"n": 10, "mean": 2}
+    assert figures["reasons"]["paraphrase"] == {"right": 3, "wrong number": 4}
     terminal = report.text(figures)
-    assert "70.0 [48.1, 85.5]" in terminal and "own response -0.50" in terminal and max(map(len, terminal.splitlines())) <= 130
+    assert "70.0 [48.1, 85.5]" in terminal and re.search("mean +-0.55 +-0.40 +-1.50", terminal) and "4 40 %" in terminal
+
+
+def test_by_how_much_samples_raise_the_self_share(tmp_path):
+    out = make_run(tmp_path, {"base": 5, "s3ft": 14})
+    line = "self share: 20.0 % greedily, 30.0 % with --samples 2 (2 and 3 of 10 rows have an acceptable own response)"
+    figures = report.write(out)
+    assert figures["samples"] == {"samples": 2, "n": 10, "greedy": 2, "any": 3, "words": line}
+    assert figures["targets"]["s3ft"]["self"] == 3 and report.text(figures).count(line) == read_page(out)[0].count(line) == 1
+    rows = map(json.loads, (out / "candidates.jsonl").read_text().splitlines())
+    jsonl(out / "candidates.jsonl", [{name: c for name, c in row.items() if "sample" not in name} for row in rows])
+    figures = report.write(out)
+    assert figures["samples"] == {} and "self share" not in report.text(figures) + read_page(out)[0]
 
 
 def test_average_drop_and_primary_scores(tmp_path):
-    out = make_run(tmp_path, {"base": 5, "sft": 3, "s3ft": 5})
-    add_bench(out, {("base", "mmlu"): [{"acc": 1}] * 8 + [{"acc": 0}] * 2, ("sft", "mmlu"): [{"acc": 1}] * 4 + [{"acc": 0}] * 6,
-                    ("s3ft", "mmlu"): [{"acc": 1}] * 7 + [{"acc": 0}] * 3,
-                    **{(arm, "truthfulqa"): [{"mc1": 0, "mc2": v}, {"mc1": 1, "mc2": v / 2}]
-                       for arm, v in (("base", 0.8), ("sft", 0.4), ("s3ft", 0.8))},
-                    **{(arm, "hellaswag"): [{"acc": 0, "acc_norm": 1}] * 3 for arm in ("base", "sft", "s3ft")}})
+    out, arms = make_run(tmp_path, {"base": 5, "sft": 3, "s3ft": 5}), ("base", "sft", "s3ft")
+    add_bench(out, {**{(arm, "mmlu"): [{"acc": int(i < right)} for i in range(10)] for arm, right in zip(arms, (8, 4, 7))},
+                    **{(arm, "truthfulqa"): [{"mc1": 0, "mc2": v}, {"mc1": 1, "mc2": v / 2}] for arm, v in zip(arms, (0.8, 0.4, 0.8))},
+                    **{(arm, "hellaswag"): [{"acc": 0, "acc_norm": 1}] * n for arm, n in zip(arms, (3, 3, 2))}})
     figures = report.write(out)
     assert figures["primary"] == ["gsm8k", "mmlu acc", "truthfulqa mc2", "hellaswag acc_norm"]
-    assert figures["average_drop"]["sft"]["score"] == pytest.approx((0.4 + 0.3 + 0) / 3)
-    assert figures["average_drop"]["s3ft"]["score"] == pytest.approx(0.1 / 3)
-    assert figures["average_drop"]["sft"]["low"] > 0 > figures["average_drop"]["s3ft"]["low"] - 1e-9
+    drops = {arm: scores["average drop"] for arm, scores in figures["scores"].items() if "average drop" in scores}
+    assert drops["sft"]["score"] == pytest.approx((0.4 + 0.3 + 0) / 3) and drops["s3ft"]["score"] == pytest.approx(0.1 / 3)
+    assert set(drops) == {"sft", "s3ft"} and drops["sft"]["low"] > 0 and drops["s3ft"]["low"] <= 0 < drops["s3ft"]["high"]
     graded = figures["scores"]["base"]["truthfulqa mc2"]
     assert graded["score"] == pytest.approx(0.6) and graded["low"] == pytest.approx(0.4)  # the bootstrap's
-    (against,) = [c for c in figures["comparisons"] if (c["a"], c["b"], c["measure"]) == ("s3ft", "sft", report.BENCHES)]
-    assert against["difference"] == pytest.approx(0.7 / 3 - 0.1 / 3) and against["n"] == 15 and "p" not in against
-    (graded,) = [c for c in figures["comparisons"] if (c["a"], c["b"], c["measure"]) == ("sft", "base", "truthfulqa mc2")]
-    assert "p" not in graded
-    page = (out / "report.html").read_text()
-    assert "truthfulqa mc1" in page and "average drop" in page and "alert(1)" not in page
-
-
-def test_an_arm_with_fewer_items_says_so(tmp_path):
-    out = make_run(tmp_path, {"base": 5, "s3ft": 5})
-    add_bench(out, {("base", "mmlu"): [{"acc": 1}] * 8, ("s3ft", "mmlu"): [{"acc": 1}] * 4})
-    assert "100.0 [51.0, 100.0], n = 4" in report.text(report.summary(out))
+    found = {(c["a"], c["b"], c["measure"]): c for c in figures["comparisons"]}
+    against = found["s3ft", "sft", report.BENCHES]
+    assert against["difference"] == pytest.approx(0.7 / 3 - 0.1 / 3) and against["n"] == 14 and "p" not in against
+    assert "p" not in found["sft", "base", "truthfulqa mc2"] and "alert(1)" not in read_page(out)[0]
+    assert report.text(figures).count("100.0 [34.2, 100.0], n = 2") == 1  # an arm with fewer items says so
 
 
 def test_several_seeds_are_one_row(tmp_path):
     out = make_run(tmp_path, {"base": 5, "s3ft": 14, "s3ft.1": 10, "s3ft.2": 12, "sft": 5})
+    jsonl(out / "s3ft.2/eval.jsonl", [{"id": i, "response": response(correct=i < 12)} for i in range(19)])
     figures = report.summary(out)
     assert figures["rows"] == ["base", "sft", "s3ft (3 seeds)"] and list(figures["scores"])[3:] == ["s3ft", "s3ft.1", "s3ft.2"]
     pooled = figures["scores"]["s3ft (3 seeds)"]["gsm8k"]
-    assert pooled["score"] == pytest.approx(0.6) and pooled["n"] == 20
+    assert pooled["score"] == pytest.approx(12 / 19) and pooled["n"] == 19  # items that all seeds have
     against = figures["comparisons"][-1]
-    assert (against["a"], against["b"]) == ("s3ft (3 seeds)", "sft") and against["difference"] == pytest.approx(0.35)
+    assert (against["a"], against["b"]) == ("s3ft (3 seeds)", "sft") and against["difference"] == pytest.approx(7 / 19)
     assert (against["only_a"], against["only_b"]) == (9, 0)  # of the first seed
+
+
+def test_the_terminal_stays_narrow_and_whole(tmp_path):
+    """Five arms, three benchmarks; control characters in a reason would move the cursor."""
+    arms = ["base", "sft", "ssr", "sdft", "self", "s3ft", "s3ft.1"]
+    out = make_run(tmp_path, {arm: 10 for arm in arms}, words=EVIL)
+    add_bench(out, {(arm, bench): [{score: k % 2} for k in range(40)] for arm in arms
+                    for bench, score in (("mmlu", "acc"), ("truthfulqa", "mc2"), ("hellaswag", "acc_norm"))})
+    figures = report.summary(out)
+    terminal = report.text(figures)
+    assert not [c for c in figures["comparisons"] if c["measure"] == report.BENCHES and "p" in c]
+    assert max(map(len, terminal.splitlines())) <= 120 and terminal.count(report.OPEN) == 18
+    assert "judge:  [2J</pre>" in terminal and terminal.replace("\n", "").isprintable()
 
 
 # ------------------------------------------------------------------------------------------------------------------------ page
 
-class Tags(HTMLParser):
-    VOID = {"meta", "path", "use"}
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.seen = [], []
-        self.feed(page)
+class Checked(HTMLParser):
+    """A page in which nothing runs, is fetched, or is a tag that some text brought, and every tag is closed by its own end."""
+    TAGS = set("html meta title style h1 h2 p table tr th td details summary svg path polyline text".split())
 
     def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
-        self.open += [] if tag in self.VOID else [tag]
+        assert tag in self.TAGS and not [name for name, _ in attributes if name.startswith("on") or name in ("src", "href", "style")]
+        self.open += [tag] if tag != "meta" else []
 
     def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
+        assert self.open.pop() == tag
 
 
 def read_page(out):
-    page = (out / "report.html").read_text(encoding="utf-8")
-    tags = Tags(page)
-    assert not tags.open or tags.open == ["html"]
-    allowed = set("html meta title style body h1 h2 p div span i b small table tr th td details summary pre code figure svg "
-                  "metadata rdf:rdf cc:work dc:type dc:format dc:creator cc:agent dc:title defs g path use text clippath "
-                  "rect".split())
-    assert {tag for tag, _ in tags.seen} <= allowed
-    for tag, attributes in tags.seen:
-        assert not any(name.startswith("on") for name in attributes)
-        assert not [v for name, v in attributes.items() if name in ("src", "href", "xlink:href") and not v.startswith("#")]
-    ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    return page
-
-
-def headings(page):
-    return re.findall("<h2>(.*?)</h2>", page)
+    """report.html, checked, and its headings."""
+    page, parser = (out / "report.html").read_text(encoding="utf-8"), Checked()
+    parser.open = []
+    parser.feed(page)
+    assert parser.open == [] and "url(" not in page and "@import" not in page
+    return page, re.findall("<h2>(.*?)</h2>", page)
 
 
 def test_the_page_holds_every_part_and_is_the_same_again(tmp_path):
-    pytest.importorskip("matplotlib")
     out = make_run(tmp_path, {"base": 5, "sft": 3, "s3ft": 14, "s3ft.1": 13})
-    report.write(out)
-    page = read_page(out)
-    assert headings(page) == ["Scores", "Comparisons", "Where the targets come from", "Candidates under the base model",
-                              "What the judge said", "Training", "Examples of s3ft", "Settings"]
-    assert page.count("<svg") == page.count('role="img" aria-label=') == 3 and page.count("<details>") == 10
-    assert "own response judged wrong (Question: Question); paraphrase judged right, 1.20 times gold&#x27;s words" in page
-    assert "1,000 tokens in 2 s" in page and "not decidable at this n" in page
-    report.write(out)
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+    figures = report.write(out)
+    page, headings = read_page(out)
+    assert headings == ["Scores", "Comparisons", "Targets", "Candidates", "Training", "Examples", "All scores of all arms",
+                        *LAST]
+    assert re.findall('aria-label="(.*?)"', page) == [
+        "% of the candidates by log-probability per token", "% of the candidates by tokens", "loss per target token by step"]
+    assert page.count("<polyline") == 3 + 3 + 3 and page.count(">s3ft</text>") == 1 and "s3ft.1</text>" not in page
+    assert page.count("<details>") == 9 and report.OPEN in page
+    assert "<th>versions</th><td>{&quot;torch&quot;: &quot;2.9&quot;}</td>" in page
+    assert report.write(out) == figures == report.summary(out) and read_page(out)[0] == page
 
 
-@pytest.mark.parametrize("drawn", [True, False])
-def test_hostile_text_is_text(tmp_path, monkeypatch, drawn):
-    if drawn:
-        pytest.importorskip("matplotlib")
-    else:
-        monkeypatch.setitem(sys.modules, "matplotlib", None)
+def test_examples_say_what_each_candidate_was_and_which_is_the_target(tmp_path):
+    report.write(make_run(tmp_path, {"base": 5, "s3ft": 14}))
+    examples = re.findall("<summary>Question:([0-9]): s3ft learns (.*?)</summary>(.*?)</details>", read_page(tmp_path)[0], re.S)
+    taken = [(i, kind, re.findall("<th>([a-z0-9 ]+)</th><td>THE TARGET, ", rows)) for i, kind, rows in examples]
+    assert taken[1:4] == [("1", "self", ["self"]), ("2", "self", ["sample 2"]), ("3", "paraphrase", ["paraphrase"])]
+    assert len(taken) == 9 and taken[8] == ("8", "gold", ["gold"])
+    assert ("<td>reason: wrong number: 1 is not 2, log-probability per token: -0.4, tokens: 4, length of gold: 1.20\n"
+            "paraphrase 7 Question</td>") in examples[7][2]
+
+
+def test_pictures_hold_every_candidate_and_step(tmp_path, monkeypatch):
+    """The bars of a kind add up to 100 %, one that is far off included; a curve begins and ends at its first and last step."""
+    run = report.read_run(make_run(tmp_path, {"base": 5, "sft": 3}))
+    run["candidates"]["Question:0"]["self"]["tokens"] = 10_000
+    monkeypatch.setattr(report, "plot", lambda x, y, curves: curves)
+    *histograms, ((label, _, _, steps, losses),) = (curves for _, curves in report.pictures(run))
+    for curves in histograms:
+        assert [curve[0] for curve in curves] == list(report.KINDS)
+        assert all(sum(ys[1:-1:2]) == pytest.approx(100) and len(xs) == len(ys) == 82 for *_, xs, ys in curves)
+    assert label == "sft" and list(steps) == list(range(1, 21)) and losses == pytest.approx([2 / i for i in steps], abs=1e-6)
+
+
+def test_axes_have_round_numbers():
+    for low, high, ticks in ((-1.87, -0.02, "-1.5 -1 -0.5"), (1, 1, "1 1.2 1.4 1.6 1.8 2"), (3, 7000, "2000 4000 6000")):
+        svg = report.plot("x", "y", [("a", "#000", "", [low, high], [0, 0.9])])
+        assert " ".join(re.findall('y="281.0" text-anchor="middle">(.*?)<', svg)) == ticks and "nan" not in svg
+
+
+def test_hostile_text_is_text(tmp_path):
     out = make_run(tmp_path, {"base": 5, "s3ft": 14}, words=EVIL)
-    evaluated = read_json(out / "eval.json")
-    write_json(out / "eval.json", {arm: {EVIL: {}} for arm in [*evaluated, EVIL, "../s3ft"]})
+    write_json(out / "config.json", {"task": EVIL, "ckpt": EVIL, EVIL: EVIL})
+    for folder in ("<b>s3ft", "s3ft.<b>", "s3ft.1x"):
+        (out / folder).mkdir()
     add_bench(out, {("base", EVIL): [{EVIL: 1}], ("s3ft", EVIL): [{EVIL: 0}], (EVIL, "mmlu"): [{"acc": 1}]})
-    report.write(out)
-    page = read_page(out)
-    assert page.count("onerror=alert(1)") > 50 and ("pip install matplotlib" in page) is not drawn
-    assert not any("alert" in svg for svg in re.findall("<svg.*?</svg>", page, re.S))
+    assert report.write(out)["rows"] == ["base", "s3ft"]
+    page, _ = read_page(out)
+    assert page.count("onerror=alert(1)") > 50 and not any("alert" in svg for svg in re.findall("<svg.*?</svg>", page, re.S))
 
 
-def test_without_matplotlib_all_tables_are_there(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    figures = report.write(make_run(tmp_path, {"base": 5, "s3ft": 14}))
-    page = read_page(tmp_path)
-    assert "pip install matplotlib" in page and "<svg" not in page and len(headings(page)) == 8
-    assert figures == report.summary(tmp_path)
-
+# ------------------------------------------------------------------------------------------------------- runs that lack something
 
 @pytest.mark.parametrize("gone, headed", [
-    (["candidates.jsonl", "s3ft/targets.jsonl", "s3ft/train.csv"], ["Scores", "Comparisons", "Settings"]),
-    (["speed.json", "config.json", "eval.json", "candidates.jsonl"], ["Scores", "Settings"]),
-    (["s3ft/eval.jsonl"], None), (["base/eval.jsonl"], None), (["s3ft/targets.jsonl"], None),
+    (["candidates.jsonl", "s3ft/targets.jsonl", "s3ft/train.csv"], ["Scores", "Comparisons", *LAST]),
+    (["config.json", "candidates.jsonl", "base/eval.jsonl", "s3ft/eval.jsonl"], ["Targets", "Training", LAST[-1]]),
+    (["s3ft/eval.jsonl"], ["Scores", "Targets", "Candidates", "Training", "Examples", *LAST]),
+    (["s3ft/targets.jsonl", "base/eval.jsonl"], ["Scores", "Targets", "Candidates", "Training", *LAST]),  # under Targets: the samples
 ])
 def test_what_is_absent_is_left_out(tmp_path, gone, headed):
     out = make_run(tmp_path, {"base": 5, "s3ft": 14})
     for name in gone:
         (out / name).unlink()
     report.text(report.write(out))
-    found = headings(read_page(out))
-    assert headed is None or found == headed
+    assert read_page(out)[1] == headed
 
 
-def test_evaluation_alone(tmp_path):
-    write_json(tmp_path / "config.json", {"task": "nq"})
-    write_json(tmp_path / "eval.json", {"base": {"nq": {"n": 2}}})
-    jsonl(tmp_path / "base/eval.jsonl", [{"id": i, "response": response(correct=i == 0)} for i in range(2)])
-    assert "50.0 [9.5, 90.5]" in report.text(report.write(tmp_path)) and headings(read_page(tmp_path)) == ["Scores", "Settings"]
+def test_one_arm_alone(tmp_path):
+    write_json(tmp_path / "nq/config.json", {"task": "data/nq.jsonl"})
+    jsonl(tmp_path / "nq/base/eval.jsonl", [{"id": i, "response": response(correct=i == 0)} for i in range(2)])
+    assert re.search(r"scores +nq\nn +2\nbase +50.0 \[9.5, 90.5\]$", report.text(report.write(tmp_path / "nq")))
+    assert read_page(tmp_path / "nq")[1] == ["Scores", *LAST]
+    figures = report.write(make_run(tmp_path / "ssr", {"ssr": 5}))
+    assert figures["comparisons"] == [] and figures["rows"] == ["ssr"] and "ssr learns gold" in read_page(tmp_path / "ssr")[0]
 
 
-def test_one_arm_without_base(tmp_path):
-    figures = report.write(make_run(tmp_path, {"ssr": 5}))
-    assert figures["comparisons"] == [] and figures["rows"] == ["ssr"] and "Examples of ssr" in headings(read_page(tmp_path))
+def test_a_run_that_was_cut_off(tmp_path):
+    """Rows in parts, responses not yet judged, a train.csv without steps, one whose last line is not whole."""
+    out = make_run(tmp_path, {"base": 5, "s3ft": 14})
+    said = {name: value for name, value in response().items() if name not in ("correct", "reason")}
+    jsonl(out / "candidates.jsonl", [{**ROW, "id": 1}, {**ROW, "id": 2}, {"id": 1, "self": said}, {"id": 2, "self": said},
+                                     {"id": 1, "self": response()}])
+    jsonl(out / "s3ft/eval.jsonl", [{"id": 0, "response": response()}, {"id": 1, "response": said}])
+    write_text(out / "s3ft/train.csv", "step,loss,tokens\n1,0.5,100\n2")
+    write_text(out / "s3ft.1/train.csv", "step,loss,tokens\n")
+    figures = report.write(out)
+    assert figures["tokens"]["self"]["n"] == 2 and figures["reasons"]["self"] == {"right": 1}
+    assert figures["scores"]["s3ft"]["gsm8k"]["n"] == 1 and "loss per target token by step" in read_page(out)[0]
 
 
 def test_odd_candidates(tmp_path):
-    """sft alone scores gold and no more; an empty response, log-probabilities that are not finite or not known."""
+    """No own responses, or an empty one; log-probabilities that are not finite or not known; a target without its candidates."""
     out = make_run(tmp_path, {"base": 5, "sft": 3})
-    row = {"prompt": "x", "gold": "y", "gold_ids": [1]}
-    jsonl(out / "candidates.jsonl", [{"id": 1, **row, "gold_logprob": float("-inf")}, {"id": 2, **row},
-                                     {"id": 3, **row, "self": response(ids=[], logprob=0.0)}])
-    jsonl(out / "sft/targets.jsonl", [{"id": i, "source": "gold"} for i in (1, 2, 3, 4)])
+    jsonl(out / "candidates.jsonl", [{**ROW, "id": 1, "gold_logprob": float("-inf")}, {**ROW, "id": 2},
+                                     {**ROW, "id": 3, "self": response(ids=[], logprob=0.0)}])
+    jsonl(out / "sft/targets.jsonl", [{"id": i, "source": "gold", "target": "y"} for i in (4, 3, 2, 1)])
     figures = report.write(out)
-    assert figures["logprob_per_token"] == {} and figures["tokens"]["gold"]["n"] == 3 and figures["tokens"]["self"]["mean"] == 0
-    jsonl(out / "candidates.jsonl", [])
-    assert report.write(out)["tokens"] == {}
-    read_page(out)
+    assert figures["log-probability per token"] == {} and read_page(out)[0].count("<details>") == 3
+    assert figures["tokens"] == {"self": {"n": 1, "mean": 0}, "gold": {"n": 3, "mean": 1}}
