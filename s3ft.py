@@ -13,10 +13,12 @@ import argparse
 import csv
 import functools
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import math
 import os
+import platform
 import random
 import sys
 import time
@@ -68,7 +70,7 @@ def parse(argv=None):
     p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--lr", type=float, help="peak learning rate (default: 2e-4, with --full 1e-5)")
     p.add_argument("--batch", type=int, default=8, metavar="N", help="examples of an optimiser step")
-    p.add_argument("--micro-tokens", type=int, default=2048, metavar="N", help="tokens of a micro-batch")
+    p.add_argument("--micro-tokens", type=int, default=1024, metavar="N", help="tokens of a micro-batch")
     p.add_argument("--lora-rank", type=int, default=8)
     p.add_argument("--lora-alpha", type=float, default=16)
     p.add_argument("--lora-dropout", type=float, default=0.1)
@@ -261,7 +263,7 @@ def train(model, rows, args, directory, seed):
     if first:
         say(f"{directory.name}: training goes on after step {first} of {len(steps)}")
     model.train()
-    saved, cost, tokens, start = time.perf_counter(), 0.0, 0, time.perf_counter()
+    saved, cost, tokens, budget, start = time.perf_counter(), 0.0, 0, args.micro_tokens, time.perf_counter()
     with open(log, "a", newline="") as file, tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar:
         writer = csv.writer(file)
         for step in range(first, len(steps)):
@@ -270,8 +272,18 @@ def train(model, rows, args, directory, seed):
             rate = learning_rate(step, len(steps), args.lr)
             for g in optimizer.param_groups:
                 g["lr"] = rate
-            torch.manual_seed(seed * 1_000_003 + step)                        # dropout
-            loss = accumulate_gradients(model, batch, args.micro_tokens)
+            while True:
+                torch.manual_seed(seed * 1_000_003 + step)                    # dropout
+                try:
+                    loss = accumulate_gradients(model, batch, budget)
+                    break
+                except torch.OutOfMemoryError:
+                    if budget < 2 * max(len(p) + len(t) for p, t in batch):
+                        raise InputError(f"{directory}: step {step + 1} does not fit into the memory, row by row; what was saved before stays. "
+                                         "Leave out long rows, or use --dtype bfloat16 in another --out")
+                    optimizer.zero_grad(set_to_none=True)
+                    budget //= 2
+                    say(f"{directory.name}: out of memory; micro-batches of {budget} tokens from here")
             norm = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0).item()
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise InputError(f"{directory}: step {step + 1}: loss {loss}, gradient norm {norm}; what was saved before stays. "
@@ -493,12 +505,13 @@ def draw_shots(examples, k, seed):
 
 
 def settings_of(args, train_set, test_set):
-    """What a run's results depend on; a run directory is continued under the same settings only."""
+    """What a run's results depend on; a run directory is continued under the same settings only, "versions" excepted."""
     free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code", "report", "seeds", "bench", "bench_data", "bench_limit"}
     settings = {k: str(v) if isinstance(v, (Path, torch.dtype)) else v for k, v in vars(args).items() if k not in free}
     for name, examples in (("training data", train_set), ("test data", test_set)):
         settings[name] = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
-    return settings
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "safetensors", "tokenizers", "numpy"))
+    return {**settings, "versions": f"Python {platform.python_version()}, {packages}"}
 
 
 def claim(out, settings):
@@ -507,7 +520,7 @@ def claim(out, settings):
     if file.exists():
         old = read_json(file)
         for name in {**settings, **old}:
-            if old.get(name) != settings.get(name):
+            if old.get(name) != settings.get(name) and name != "versions":
                 raise InputError(f"{out}: was made with {name} = {old.get(name)!r}, now it is {settings.get(name)!r}; "
                                  "use the same settings or another --out")
         say(f"{out}: continues where it stopped")

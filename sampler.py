@@ -116,8 +116,7 @@ def read_shared(model, cache, prompts):
 
 
 def decode(model, cache, tokens, lengths):
-    """Add one token to every row: tokens, lengths (R,) lists -> hidden states (R, d)."""
-    lengths = torch.tensor(lengths, device=model.device)
+    """Add one token to every row: tokens, lengths (R,) int64 -> hidden states (R, d)."""
     rows = torch.arange(len(tokens), device=model.device)
     distance = lengths[:, None] - torch.arange(cache.capacity, device=model.device)       # (R, capacity)
     biases = {w: torch.where((distance >= 0) & (distance < (w or math.inf)), 0.0, -math.inf)[:, None, None]
@@ -129,7 +128,32 @@ def decode(model, cache, tokens, lengths):
         groups = q.view(len(rows), cache.heads, -1, cache.head_dim)          # (R, KV, H / KV, hd)
         scores = (groups @ keys.transpose(2, 3)).float() * cache.head_dim ** -0.5 + biases[model.config.windows[layer]]
         return (scores.softmax(-1).to(values.dtype) @ values).view(q.shape)
-    return model.hidden(torch.tensor(tokens, device=model.device)[:, None], lengths[:, None], attend)[:, 0]
+    return model.hidden(tokens[:, None], lengths[:, None], attend)[:, 0]
+
+
+class Decoder:
+    """`decode` for lists of tokens and lengths; on CUDA as a graph for each (rows, capacity), since a small model's kernels take
+    less time than their launch."""
+
+    def __init__(self, model, cache):
+        self.model, self.cache, self.graphs = model, cache, {}
+
+    def __call__(self, tokens, lengths):
+        given, key = torch.tensor([tokens, lengths], device=self.model.device), (self.cache.rows, self.cache.capacity)
+        if self.model.device.type != "cuda":
+            return decode(self.model, self.cache, *given)
+        if key not in self.graphs:
+            static, graph = given.clone(), torch.cuda.CUDAGraph()
+            with torch.cuda.stream(torch.cuda.Stream()):                     # kernels are chosen before they are recorded; a step
+                decode(self.model, self.cache, *static)                      # done twice writes the same keys and values
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                h = decode(self.model, self.cache, *static)
+            self.graphs[key] = graph, static, h
+        graph, static, h = self.graphs[key]
+        static.copy_(given)
+        graph.replay()
+        return h
 
 
 def choose(logits, temperature, top_p, uniform):
@@ -172,6 +196,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
     longest = max(map(len, prompts)) + max_new_tokens
     slots = min(slots or default_slots(model, longest), len(prompts))
     cache, rows, out, written = Cache(model, slots, longest), [], [None] * len(prompts), 0
+    step = Decoder(model, cache)
     shared = read_shared(model, cache, prompts)                              # a system prompt, examples in context: read once
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))     # popped from the end: longest first
     bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None)
@@ -209,7 +234,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
             for n in range(len(live), len(rows), 16):                        # of like length: 16 together hold little padding
                 accept(rows[n:n + 16], prefill(model, cache, n, [prompts[r.index] for r in rows[n:n + 16]], shared))
         else:
-            h = decode(model, cache, [r.ids[-1] for r in rows], [r.length for r in rows])
+            h = step([r.ids[-1] for r in rows], [r.length for r in rows])
             for row in live:
                 row.length += 1
             accept(live, h if len(live) == len(rows) else h[[not r.done for r in rows]])

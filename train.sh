@@ -5,7 +5,5 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 ./setup.sh --checkpoint
-.venv/bin/python -c "import matplotlib" 2>/dev/null || .venv/bin/python -m pip install -q --disable-pip-version-check matplotlib==3.10.8 \
-  || echo "train.sh: matplotlib cannot be installed; the report has its tables, but no pictures" >&2
 exec .venv/bin/python s3ft.py --task gsm8k --ckpt llama --data data/sample/gsm8k --method sft,s3ft \
   --limit 100 --eval-limit 100 --max-new-tokens 200 --epochs 1 --batch 4 --out runs/sample "$@"

@@ -3,6 +3,7 @@
 # S3FT_DATA names a folder with the published data sets (gsm8k/…), if they are not fetched into data/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}  # on a busy machine, threads that spin make small products a hundred times slower
 ./setup.sh
 ./setup.sh --checkpoint || echo "run.sh: no default checkpoint; the tests that need it are skipped" >&2
 exec .venv/bin/python -m pytest -q "$@"

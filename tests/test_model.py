@@ -43,6 +43,18 @@ def test_shards_and_dtypes(tmp_path):
     assert narrow.lm_head.weight.dtype == torch.bfloat16 and logits(narrow).dtype == torch.float32
 
 
+def test_projections_of_one_input_are_joined_without_a_copy(tmp_path):
+    model, _ = llama.load(tiny.checkpoint(tmp_path, "qwen2"))
+    a = model.model.layers[1].self_attn
+    parts = [a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]
+    with torch.no_grad():
+        assert torch.equal(llama.joined(parts), torch.cat(parts)) and llama.joined(parts).data_ptr() == parts[0].data_ptr()
+        for others in ([parts[1], parts[0]], [parts[0].clone(), parts[1]], [parts[0], parts[2]]):  # not side by side in this order
+            assert torch.equal(llama.joined(others), torch.cat(others))
+    llama.joined(parts).sum().backward()                                      # where gradients are wanted, each gets its own
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in parts)
+
+
 @pytest.mark.parametrize("family", ["smollm2", "llama-biases", "qwen3", "llama3-new-layout"])
 def test_saved_directory_loads_with_the_same_logits(tmp_path, family):
     model, tokenizer = llama.load(tiny.checkpoint(tmp_path / "a", family))

@@ -3,6 +3,7 @@ import argparse
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import time
@@ -234,6 +235,31 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path, monkeypatch, full)
     assert not all(torch.equal(other[name], whole[name]) for name in whole)
 
 
+def test_out_of_memory_halves_the_micro_batches(tmp_path, monkeypatch, capsys):
+    """The step is done again from its beginning: dropout, gradient and all; a row that never fits is an error."""
+    whole, log = run_training(tmp_path / "a", monkeypatch)
+    accumulate, budgets = s3ft.accumulate_gradients, []
+
+    def too_much(limit):
+        def run(model, batch, budget):
+            budgets.append(budget)
+            loss = accumulate(model, batch, budget)                           # what was added before memory ran out has to go
+            if budget > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return loss
+        return run
+    monkeypatch.setattr(s3ft, "accumulate_gradients", too_much(60))
+    args = options(out=tmp_path / "b", epochs=2, batch=4, lora_dropout=0.2, micro_tokens=240)
+    model, _ = llama.load(tiny.checkpoint(tmp_path / "b/ckpt", "qwen2"))
+    llama.add_lora(model, 4, 8, 0.2)
+    s3ft.train(model, ROWS, args, tmp_path / "b/arm", args.seed)
+    assert budgets[:4] == [240, 120, 60, 60] and "micro-batches of 60 tokens" in capsys.readouterr().err
+    assert all(torch.equal(p, whole[name]) for name, p in model.named_parameters() if p.requires_grad)
+    monkeypatch.setattr(s3ft, "accumulate_gradients", too_much(0))
+    with pytest.raises(InputError, match="step 1 does not fit into the memory"):
+        s3ft.train(model, ROWS, options(out=tmp_path / "c"), tmp_path / "c/arm", 0)
+
+
 def test_every_epoch_visits_every_row_once():
     steps = s3ft.steps_of(21, options(epochs=3, batch=4), 0)
     assert len(steps) == 18 and all(sorted(sum(steps[e:e + 6], [])) == list(range(21)) for e in (0, 6, 12))
@@ -253,6 +279,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_saved(tmp_path, monk
     next(p for p in model.parameters() if p.requires_grad).data[0, 0] = math.nan
     with pytest.raises(InputError, match="step 1: loss nan"):
         s3ft.train(model, ROWS, options(out=tmp_path), tmp_path / "arm", 0)
+
+
+def test_micro_batches_keep_order_and_budget():
+    rows = [([1] * random.Random(i).randrange(1, 200), [2] * 50) for i in range(50)] + [([1] * 2000, [2])]
+    parts = s3ft.micro_batches(rows, 600)
+    sizes = [sum(len(p) + len(t) for p, t in part) for part in parts]
+    assert sum(parts, []) == rows and max(sizes[:-1]) <= 600 and parts[-1] == rows[-1:]
+    assert all(size + len(after[0][0]) + len(after[0][1]) > 600 for size, after in zip(sizes, parts[1:]))
 
 
 def test_full_training_keeps_float32_masters(tmp_path):

@@ -234,7 +234,7 @@ def test_arms_by_seed_benchmarks_and_report(tmp_path):
     assert all(again["scores"][arm] == {**figures["scores"][arm], "svamp acc": again["scores"][arm]["svamp acc"]} for arm in arms)
     (tmp_path / "run/report.html").unlink()
     done = s3ft_command("--report", tmp_path / "run")
-    assert done.returncode == 0 and "s3ft.5" in done.stderr and (tmp_path / "run/report.html").exists(), done.stderr
+    assert done.returncode == 0 and "s3ft (2 seeds)" in done.stderr and (tmp_path / "run/report.html").exists(), done.stderr
 
 
 def test_a_missing_benchmark_is_named_before_anything_runs(tmp_path):
