@@ -291,7 +291,8 @@ def pairs_of(args, tokenizer, context):
     pairs = []
     for name in ("mmlu", "truthfulqa", "hellaswag"):
         items = bench.load(name, Path(args.bench_data) / name, 0)
-        pairs += [pair for item in random.Random(5).sample(items, args.items) for pair in zip(*bench.pairs(tokenizer, item, context))]
+        for item in random.Random(5).sample(items, args.items):
+            pairs += bench.pairs(tokenizer, item, context)
     return pairs
 
 

@@ -132,8 +132,8 @@ def decode(model, cache, tokens, lengths):
 
 
 class Decoder:
-    """`decode` for lists of tokens and lengths; on CUDA as a graph for each (rows, capacity), since a small model's kernels take
-    less time than their launch."""
+    """`decode` for lists of tokens and lengths; on CUDA as a graph for each (rows, capacity), since the kernels of a small model
+    take less time than their launch."""
 
     def __init__(self, model, cache):
         self.model, self.cache, self.graphs = model, cache, {}
@@ -143,11 +143,10 @@ class Decoder:
         if self.model.device.type != "cuda":
             return decode(self.model, self.cache, *given)
         if key not in self.graphs:
-            static, graph = given.clone(), torch.cuda.CUDAGraph()
-            with torch.cuda.stream(torch.cuda.Stream()):                     # kernels are chosen before they are recorded; a step
-                decode(self.model, self.cache, *static)                      # done twice writes the same keys and values
-            torch.cuda.synchronize()
-            with torch.cuda.graph(graph):
+            static, graph, pool = given.clone(), torch.cuda.CUDAGraph(), next((g.pool() for g, *_ in self.graphs.values()), None)
+            decode(self.model, self.cache, *static)                          # kernels are chosen before they are recorded; a step
+            torch.cuda.synchronize()                                         # done twice writes the same keys and values
+            with torch.cuda.graph(graph, pool=pool):
                 h = decode(self.model, self.cache, *static)
             self.graphs[key] = graph, static, h
         graph, static, h = self.graphs[key]
@@ -227,7 +226,8 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
         new = [Row(i, len(prompts[i]), random_numbers(seed, prompts[i], max_new_tokens) if temperature else [0.0] * max_new_tokens)
                for i in come]
         capacity = round_up(max(r.length for r in live + new) + 1)
-        if new or capacity > cache.capacity or capacity <= cache.capacity - 2 * BLOCK or len(live) <= len(rows) // 2:
+        idle = len(rows) - len(live) >= len(rows) / (2 if model.device.type == "cuda" else 8)  # a graph a size: fewer sizes there
+        if new or capacity > cache.capacity or capacity <= cache.capacity - 2 * BLOCK or idle:
             cache.resize([i for i, r in enumerate(rows) if not r.done], len(live) + len(new), capacity)
             rows = live + new
         if new:
