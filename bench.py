@@ -84,10 +84,12 @@ def peak(device="cpu"):
 
 def in_process(python, job):
     """The result of one job in a process of its own; None where it fails, with its last words."""
-    done = subprocess.run([python, __file__, "--job"], input=json.dumps(job), capture_output=True, text=True)
+    try:
+        done = subprocess.run([python, __file__, "--job"], input=json.dumps(job), capture_output=True, text=True)
+    except OSError as error:
+        return say(f"{python} cannot be run: {error}")
     if done.returncode:
-        say(f"{job['what']} by {python} failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-        return None
+        return say(f"{job['what']} by {python} failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -142,16 +144,16 @@ def our_step(job):
         for rows in (32, 64, 128, 256):
             cache = sampler.Cache(model, rows, 320)
             cache.resize([], rows, 320)
-            tokens, lengths = [5] * rows, [192 + i % 128 for i in range(rows)]
+            decode, tokens, lengths = sampler.Decoder(model, cache), [5] * rows, [192 + i % 128 for i in range(rows)]
             xs = {w.shape[1]: torch.randn(rows, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
 
             def step():
-                logits = model.head(sampler.decode(model, cache, tokens, lengths))
+                logits = model.head(decode(tokens, lengths))
                 sampler.choose(logits, 0, 1, None).tolist()
             products, seconds = best(lambda: [F.linear(xs[w.shape[1]], w) for w in weights]), best(step)
-            cached = rows * 320 * 2 * c.num_layers * c.num_kv_heads * c.head_dim * a.element_size() * model.compute_dtype.itemsize
+            cached = rows * 320 * 2 * c.num_layers * c.num_kv_heads * c.head_dim * model.compute_dtype.itemsize
             found["rows"][rows] = {"step": seconds, "products": products, "roofline": products + cached / bandwidth}
-            del cache
+            del cache, decode
     rows = job["micro_tokens"]
     xs = {w.shape[1]: torch.randn(rows, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
     found["train_products"] = rows / (2 * best(lambda: [F.linear(xs[w.shape[1]], w) for w in weights[:-1]], 3))
