@@ -1,35 +1,30 @@
 """Judges: would a careful human keep this whole response as a training target?
 
-A judge is a function (response, example) -> Verdict. They lean to "wrong": a false "right" poisons the training set, a
-false "wrong" costs one paraphrase. Nothing a model wrote is evaluated, and the time is linear in its length.
+A judge is a function (response, example) -> Verdict. They lean to "wrong": a false "right" poisons the training set, a false "wrong"
+costs one paraphrase. Nothing that a model wrote is evaluated here, and the time is linear in its length.
 
-    python judges.py numeric ROWS.jsonl     rows {"response", "answer"}, optionally "correct": true or false
-    python judges.py code ROWS.jsonl        rows {"response", "tests"}, optionally "setup", "correct"
-    python judges.py reading ROWS.jsonl     rows {"response", "answers"}, optionally "question", "correct"
-    python judges.py exact ROWS.jsonl       rows {"response", "answer"}, optionally "correct"
-    python judges.py model:DIR ROWS.jsonl   rows {"response", "prompt", "gold"}, optionally "correct"
+    python judges.py JUDGE ROWS.jsonl    prints one JSON verdict a row, in order. JUDGE and the fields of its rows:
+        numeric      "response", "answer"
+        exact        "response", "answer"; equal but for case and white space
+        reading      "response", "answers", optionally "question"; without answers it is unanswerable
+        code         "response", "tests", optionally "setup"
+        model:DIR    "response", "prompt", "gold"; the checkpoint in DIR says whether response and gold agree
+    Where rows carry "correct", true or false, a last line on stderr counts agreements.
 
-prints one JSON verdict a row, in order, and, where rows carry "correct", a last line on stderr that counts agreements.
+`numeric` reads the explicit final statements (`#### x`, `\\boxed{x}`, `<answer>x</answer>`, "the answer is x", "Answer: x", "A: x"),
+each of which must be one quantity, and all the same; without one, only a response that is nothing but a quantity. It does NOT follow
+the working, look for a last number, evaluate an expression, read numbers in words, see whether the response is finished, or convert
+units: "$5", "5 apples" and "5%" are all 5, because golds carry no unit ("25%" is right where the gold is 25, wrong where it is 0.25).
 
-`numeric` reads the explicit final statements (`#### x`, `\\boxed{x}`, `<answer>x</answer>`, "the answer is x", "Answer: x",
-"A: x"), each of which must be one quantity, and all the same; without one, only a response that is nothing but a quantity.
-It does NOT follow the working, look for a last number, evaluate an expression, read numbers in words, or convert units:
-"$5", "5 apples", "5 cents" and "5%" are all 5, because golds carry no unit (so "25%" is right where the gold is 25, and
-wrong where it is 0.25). Scale words are read: "5 thousand" is 5000, "6 dozen" is 72. That a response did not finish is for
-the caller to see, by its finish reason.
+`reading` is for short answers about a passage. Right is a response that equals a gold but for case, accents, punctuation, spacing,
+grouping commas, number words ("forty-two"), the order of a date, an opening article or preposition; or one that names one gold once
+while every other word is the question's or a function word, neither negated nor hedged, with a few checks of the order ("Bonn was
+replaced by Berlin"). Where there is no gold, each sentence has to abstain. It does NOT read the passage, parse sentences ("the sun is
+Rigel" passes where one asked what is bigger than the sun), or know synonyms, parts of a name, lists of golds, or other units.
 
-`code` runs the Python of a response in sandbox.py and holds the values of its functions against asserts, of the form that
-MBPP has: calls compared with values. It does NOT take asserts with loops, comprehensions or helpers of their own, or look at
-style, speed (ten seconds of CPU time) and what the program prints. Where programs cannot be isolated it refuses to run them.
-
-`reading` is for short answers about a passage. Right is a response that equals a gold but for case, accents, punctuation,
-spacing, grouping commas, number words ("forty-two"), the order of a date, an opening article or preposition; or one that names
-one gold once while every other word is the question's or a function word, neither negated nor hedged, with a few checks of the
-order ("Bonn was replaced by Berlin"). Where there is no gold, each sentence has to abstain. It does NOT read the passage, parse
-sentences ("the sun is Rigel" passes where one asked what is bigger than the sun), or know synonyms, aliases, parts of a name
-("Washington"), lists made of several golds, or other units.
-
-`exact` is equality but for case and white space. `model` (`by_model`) asks a checkpoint whether response and gold agree.
+`code` runs the Python of a response in sandbox.py and holds the values of its functions against asserts of the form that MBPP has. It
+does NOT take asserts with loops, comprehensions or helpers of their own, or look at style, speed (ten seconds of CPU time) and what is
+printed. Where programs cannot be isolated it refuses to run them.
 """
 import argparse
 import ast
@@ -37,18 +32,14 @@ import builtins
 import functools
 import hashlib
 import json
-import math
-import operator
 import os
 import re
 import sys
 import textwrap
 import threading
-import warnings
 import unicodedata
-from collections import Counter
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -56,9 +47,7 @@ import sandbox
 from data import Example
 from files import InputError, read_jsonl
 
-LONGEST = 10_000  # characters of a response; the longest gold of GSM8K has 1,228
-MOST = 10         # statements of an answer; who has more goes in circles
-DIGITS = 40
+LONGEST, DIGITS = 10_000, 40  # characters of a response (the longest gold of GSM8K has 1,228), digits of a quantity
 
 
 class Verdict(NamedTuple):
@@ -66,156 +55,118 @@ class Verdict(NamedTuple):
     reason: str  # a stable category, then ": " and the particulars
 
 
-# -- Normalise: markdown and LaTeX to the text that a reader sees. No NFKC, which turns 7² into 72. -----------------------
-
+# -- Numeric: a quantity is a sign, a currency, a number, a scale and a unit ----------------------------------------------
+# Words for numbers.
+ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+        "nineteen").split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+ORDINALS = {"first": "one", "second": "two", "third": "three", "fifth": "five", "eighth": "eight", "ninth": "nine",
+            "twelfth": "twelve", **{f"{one}th": one for one in ONES}, **{f"{ten[:-1]}ieth": ten for ten in TENS}}
+SCALE = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+MONTH = r"\b(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)(?:uary|ruary|ch|il|ust|ember|ober)?\b"
+# Markdown and LaTeX, and what a reader sees of them. No NFKC, which turns 7² into 72.
 CHARACTERS = str.maketrans({**dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"), "\u200b": "", "\ufeff": "",
                             "\xa0": " ", "\r": "\n", "’": "'", "‘": "'", "“": '"', "”": '"'})
-EMPHASIS = r"(?<![A-Za-z0-9])(\*{1,3}|_{1,3}|`{1,3})(?=\S)([^*_`\n]*)(?<=\S)\1(?![A-Za-z0-9])"  # pairs: 6 * 7, 2**3 stay
-WRAPPER = r"\\(?:text|math|mbox)[a-z]*\s?\{([^{}]*)\}"
 MARKS = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator
-REWRITES = [(re.compile(pattern), new) for pattern, new in [
-    (MARKS, ""), (r"(?m)^[ \t]*```[a-z]*[ \t]*$", ""), (EMPHASIS, r"\2"), (EMPHASIS, r"\2"),  # twice: **_72_**
-    (r"\\([$%])", r"\1"), (r"\{,\}|,\\!", ","), (r"\\[()\[\],;: ]|\\quad", " "), (WRAPPER, r"\1"), (WRAPPER, r"\1"),
-    (r"([0-9])\s*(?=\\[dt]?frac)", r"\1 "),  # 3\frac{1}{2} is 3 1/2, not 31/2
-    (r"\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}", r"\1/\2 "),
-    (r"\^(?:\\circ|\{\\circ\})", "°"), (r"(?<=[A-Za-z])\^(?:2\b|\{2\})", "²"), (r"(?<=[A-Za-z])\^(?:3\b|\{3\})", "³")]]
+REWRITES = [
+    (MARKS, ""), (r"(?m)^[ \t]*```[a-z]*[ \t]*$", ""),
+    (r"(?<![A-Za-z0-9])(\*{1,3}|_{1,3}|`{1,3})(?=\S)([^*_`\n]*)(?<=\S)\1(?![A-Za-z0-9])", r"\2"),  # in pairs: 6 * 7 stays
+    (r"\\([$%])", r"\1"), (r"\{,\}|,\\!", ","), (r"\\[()\[\],;: ]|\\quad", " "), (r"\\(?:text|math|mbox)[a-z]*\s?\{([^{}]*)\}", r"\1"),
+    (r"([0-9])\s*(?=\\[dt]?frac)", r"\1 "), (r"\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}", r"\1/\2 "),  # 3\frac{1}{2} is 3 1/2
+    (r"\^(?:\\circ|\{\\circ\})", "°"), (r"(?<=[A-Za-z])\^(?:[23]\b|\{[23]\})", "²")]                    # a unit's exponent
+# A quantity, and what may stand in its unit: 5 m is a length, 5x and 5n are algebra.
+NUMBER = r"(?:(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+LETTERS = "(?:[A-Za-zÀ-ÖØ-öø-ÿ]{2,}|(?-i:[agmhslcLCF]))"
+WORD = rf"(?:[%°¢$€£(/]*{LETTERS}(?:['./-]{LETTERS})*[²³]?[.)]*|[%°¢$€£/)])"
+QUANTITY = re.compile(rf"""
+    \$* [ ]? (?P<sign>[-+]?) (?:(?:US)? [$€£¥₹] [ ]?)?
+    (?:(?P<whole>[0-9]+) [ ]+ (?=[0-9]+[ ]?/[ ]?[0-9]))? (?P<over>{NUMBER}) (?:[ ]?/[ ]?(?P<under>[0-9]+))?
+    (?:[ ]? (?P<scale>{'|'.join(SCALE)})s?\b)?
+    (?P<unit>(?:[ ]*{WORD} (?:[ \t]+{WORD}){{0,7}})?)""", re.I | re.X)
+# What makes a number no plain answer, before or after it: negation, condition, hearsay, vagueness.
+DOUBT = (r"not|\w*n't|cannot|never|if|whether|suppose|assum\w+|wrong|incorrect|false|says?|said|claim\w*|thinks?|thought|guess\w*"
+         r"|(?-i:may)|might|could|maybe|perhaps|possibl[ey]|probably|about|approx\w*|around|roughly|almost|another|least|between")
+# And after it: alternatives, clauses, bounds, arithmetic, times, other numbers.
+NO_UNIT = (r"no|none|or|either|is|are|was|were|be|would|should|can|but|because|since|unless|except|which|than|most|max\w*|minimum"
+           r"|below|above|under|(?<!left )over|negative|plus|minus|divided|multiplied|squared|cubed|and (?:up|some|more|change)|ish"
+           r"|[ap]\.?m|st|nd|rd|th|bn|grand|lakhs?|crores?|half|halves|quarter|twice|double|triple|tens|[mbtr]+illions?"
+           rf"|(?:{'|'.join([*SCALE, *[*ORDINALS][2:]])})(?:s|ths?)?|{'|'.join(ONES + TENS)}|^ ?{MONTH}")
+DOUBT, WORDS = re.compile(rf"\b(?:{DOUBT})\b|[≈~]", re.I), re.compile(rf"(?<![A-Za-z])(?:{DOUBT}|{NO_UNIT})\b", re.I)
+FILLER = re.compile(r"^[\s:=]*(?:(?:therefore|thus|then|hence|simply|just|only|exactly|equal to|a total of)\b[\s:,]*)?", re.I)
+OPERATOR = re.compile(r"[-+*/×÷^]|(?<=[0-9])\(|\\(?:times|cdot|div)\b|(?<=[0-9%]) of\b"
+                      r"|\b(?:x|times|plus|minus|(?:divided|multiplied) by)\b", re.I)
 
 
-def plain(text):
-    text = text.translate(CHARACTERS)
-    for pattern, new in REWRITES:
-        text = pattern.sub(new, text)
+def rewrite(text, rules):
+    for pattern, new in rules:
+        text = re.sub(pattern, new, text)
     return text
 
 
-# -- Quantity: sign, currency, number, scale, unit ------------------------------------------------------------------------
-
-NUMBER = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-SCALE = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-QUANTITY = re.compile(
-    r"\$* ?(?P<sign>[-+]?)(?:(?:US)?[$€£¥₹] ?)?"
-    rf"(?:(?:(?P<whole>[0-9]+) +)?(?P<over>[0-9]+) ?/ ?(?P<under>[0-9]+)|(?P<number>{NUMBER}))"
-    rf"(?: ?(?P<scale>{'|'.join(SCALE)})s?\b)?(?P<unit>[^0-9\n]*)", re.I)
-LETTER = "[A-Za-zÀ-ÖØ-öø-ÿ]"
-UNIT_WORD = re.compile(rf"[%°¢$€£(/]*{LETTER}+(?:['./-]{LETTER}+)*[²³]?[.)]*|[%°¢$€£/)]")
-# Words that make a number something else than a plain answer, before or after it: negation, condition, hearsay, vagueness ...
-DOUBT = (r"not|\w*n't|cannot|never|neither|nor|if|whether|suppose|assum\w+|wrong|incorrect|false|says?|said|claim\w*|thinks?"
-         r"|thought|guess\w*|(?-i:may)|might|could|maybe|perhaps|possibl[ey]|probably|about|approx\w*|around|roughly|nearly"
-         r"|almost|estimate\w*|another|alternative|previous|initial|least|between")
-# ... and after it: alternatives, clauses, bounds, arithmetic, times, ordinals, scales and numbers in words.
-NO_UNIT = (r"no|none|or|either|versus|vs|is|are|was|were|be|would|should|can|but|because|since|unless|except|which|than|most"
-           r"|max\w*|minimum|below|above|under|(?<!left )over|negative|plus|minus|divided|multiplied|squared|cubed|factorial"
-           r"|and (?:up|some|more|change|counting)|ish|[ap]\.?m|st|nd|rd|th|k|bn|mn|mil|grand|lakhs?|crores?|score|gross"
-           r"|hundreds?|thousands?|[mbtr]+illions?|dozens?|half|halves|thirds?|quarter|twice|double|thrice|triple"
-           r"|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|(?:thir|four|fif|six|seven|eigh|nine)teen"
-           r"|zero|one|two|three|four|five|six|seven|eight|nine|tens?|eleven|twelve|twenty|thirty|forty|fifty|sixty"
-           r"|seventy|eighty|ninety"
-           r"|^ ?(?-i:January|February|March|April|May|June|July|August|September|October|November|December)")
-DOUBT, WORDS = re.compile(rf"\b(?:{DOUBT})\b|[≈~]", re.I), re.compile(rf"(?<![A-Za-z])(?:{DOUBT}|{NO_UNIT})\b", re.I)
+def plain(text):
+    return rewrite(text.translate(CHARACTERS), REWRITES * 2)  # **_72_**
 
 
 def quantity(text):
     """The one number that `text` states, as a Fraction, or None. Golds go through it too: quantity("1,250") == 1250."""
-    if len(text) > 200:
-        return None
-    text = plain(text).strip(" \t\n\"'").removesuffix(".").removesuffix("!").rstrip(" \"'$")
+    size, text = len(text), plain(text[:200]).strip(" \t\n\"'").removesuffix(".").removesuffix("!").rstrip(" \"'$")
     match = QUANTITY.fullmatch(text)
-    if not match or sum(map(str.isdigit, text)) > DIGITS or not is_unit(match["unit"], money=re.search("[$€£¥₹]", text)):
+    if (not match or size > 200 or sum(map(str.isdigit, text)) > DIGITS or WORDS.search(match["unit"])
+            or re.search("[$€£¥₹]", text) and re.match(r" ?m\b", match["unit"], re.I)):  # $5m is five million
         return None
-    if match["number"]:
-        value = Fraction(match["number"].replace(",", ""))
-    else:
-        whole, over, under = int(match["whole"] or 0), int(match["over"]), int(match["under"])
-        if under == 0 or match["whole"] and over >= under:
-            return None
-        value = whole + Fraction(over, under)
-    return value * SCALE.get((match["scale"] or "").lower(), 1) * (-1 if match["sign"] == "-" else 1)
-
-
-def is_unit(text, money):
-    """Whether the text after a number leaves it as it is: a few words, none of which counts, compares, hedges or asserts."""
-    words, letters = text.split(), re.findall(f"{LETTER}+", text)
-    return (len(words) <= 8 and all(map(UNIT_WORD.fullmatch, words)) and not WORDS.search(text)
-            and all(len(word) > 1 or word in "agmhslcLCF" for word in letters)  # 5 m is a length, 5x and 5n are algebra
-            and not (money and letters[:1] == ["m"]))                           # $5m is five million
+    whole, over, under = (Fraction((part or "0").replace(",", "")) for part in match.group("whole", "over", "under"))
+    if match["under"] and not under or match["whole"] and over >= under:
+        return None
+    return (whole + over / (under or 1)) * SCALE.get((match["scale"] or "").lower(), 1) * (-1 if match["sign"] == "-" else 1)
 
 
 def last_side(statement):
-    """The quantity of a statement, where `a = b = c` states c. The sides before it may be expressions, but not other answers."""
-    statement = re.sub(r"(?i)^[\s:=]*(?:(?:therefore|thus|then|hence|simply|just|only|exactly|equal to|a total of)\b[\s:,]*)?",
-                       "", statement)
-    *sides, last = statement[:200].split("=")
+    """The quantity of a statement. `a = b = c` states c, if the other sides are operators between quantities, and names."""
+    *sides, last = FILLER.sub("", statement, 1).split("=")
     value = quantity(last) if len(statement) <= 200 else None
-    for side in sides:
-        if (not re.search(r"\w", side) or side.count("(") != side.count(")") or DOUBT.search(side)
-                or re.search(r"(?i)[<>≤≥≠±?!;:]|,(?![0-9]{3})|[0-9] +[a-z] *$|\b(?:and|or|but|since|because)\b", side)
-                or re.search(r"(?i)[0-9] (?!(?:of|x|times|plus|minus|(?:divided|multiplied) by) )[a-z ]+ [0-9]", side)):
+    for side in sides if value is not None else []:
+        parts = [re.sub("^[A-Za-z' ]*", "", part.strip(" ()$")).strip(" ()") for part in OPERATOR.split(side)]
+        if (not re.search(r"\w", side) or re.search(r"[!?]|\b(?:and|or|but|since|because)\b", side, re.I) or DOUBT.search(side)
+                or any(part and quantity(part) is None for part in parts)
+                or quantity(side.strip(" ()$")) not in (None, value) and not re.search(r"[A-Za-z%]", side + last)):  # 73 = 72
             return None
-        if not re.search(r"[A-Za-z%]", side + last) and quantity(side) not in (None, value):
-            return None  # 73 = 72
     return value
 
 
-# -- Statements: what the response says its answer is ---------------------------------------------------------------------
-
+# -- Numeric: statements, what the response says its answer is ------------------------------------------------------------
 MARK = re.compile(r"\\(?:boxed|fbox)(?:\s?\{([^{}]*)\})?|<answer>(?:([^<]*)</answer>)?", re.I)  # unclosed: body ""
-GLUED_BEFORE = re.compile(r"[-+*/^.,<>0-9][$€£]*\Z")  # -\boxed{5}
-GLUED_AFTER = re.compile(rf"\$? ?(?:[.,]?[0-9]|[-+] ?[0-9]|[*/^²³½]|(?:or|k|{'|'.join(SCALE)})\b)", re.I)
 LEAD = re.compile(r"""
-    ^[ \t>#]*(?:the[ ])?(?:final[ ]|correct[ ])?answer[ \t]*$      # a heading: the answer stands on the next line
-  | (?P<hashes> (?<!\#)\#{4}(?!\#) )
-  | ^[ \t>-]*(?-i:A)[ ]?:
-  | (?: ^ | [^\w\s/][ ]? | \b(?:the|my|our|so|thus|hence|therefore|then)[ ] ) (?:(?:final|correct|right|exact|numerical)[ ]){0,2}
-    ans(?:wer)?\b (?:[ ](?:to|for|of|in)(?:[ ][^\s.,;:=]+){1,12}?)? [ ]?(?:\([^()\n]{0,40}\))?[ ]?
-    (?: [:=]
-      | \b(?:is|was|equals|(?:will|would|must|should|could|may|might|can|cannot)(?:n't|'t|[ ]not)?[ ]be)(?:n't)?\b[ ]?[:=]? )
-""", re.I | re.M | re.X)
+    ( ^[ \t>#]*(?:the[ ])?(?:final[ ]|correct[ ])?answer[ \t]*$      # a heading: the answer stands on the next line
+      | (?P<hashes> (?<!\#)\#{4}(?!\#) )
+      | ^[ \t>-]*(?-i:A)[ ]?:
+      | (?: ^ | [^\w\s/][ ]? | \b(?:the|my|our|so|thus|hence|therefore|then)[ ] ) (?:(?:final|correct|right|exact|numerical)[ ]){0,2}
+        ans(?:wer)?\b (?:[ ](?:to|for|of|in)(?:[ ][^\s.,;:=]+){1,12}?)? [ ]?(?:\([^()\n]{0,40}\))?[ ]?
+        (?: [:=] | \b(?P<verb>is|was|equals|(?:[\w']+[ ]){1,2}be)(?:n't)?\b[ ]?[:=]? )
+    ) \s*""", re.I | re.M | re.X)
+GLUED = re.compile(rf"[-+*/^.,<>0-9][$€£]*\0|\0\$? ?(?:[.,]?[0-9]|[-+] ?[0-9]|[*/^²³½]|(?:or|k|{'|'.join(SCALE)})\b)", re.I)
+TURN = "(?:question|problem|exercise|example|instruction|input|response|user|human|assistant)"
+RUN_ON = re.compile(r"\?|<\||\[/?INST|^[ \t>-]*B:"  # a question, a turn, the second of some options
+                    rf"|(?:\b(?:next|new|another) |# ?){TURN}|\b(?:{TURN}|q) ?[0-9]{{0,4}} ?:|\b{TURN} [0-9]", re.I | re.M)
+TAKEN_BACK = re.compile(r"\b(?:wait|actually|oops|hmm+|sorry|correction|wrong|incorrect|mistaken?|instead|disregard|ignore)\b"
+                        r"|(?:\bnot|n't) (?:right|correct|sure|true|quite|the)\b|(?:^|[.!\n]) ?(?:no|not|or|but)\b", re.I)
 
 
 def statements(text):
-    """(in doubt, body, all the text that follows) of each final statement. Headings and labels before the working are none."""
-    found = []
-    for mark in MARK.finditer(text):
-        body, before, after = mark[1] or mark[2] or "", text[max(0, mark.start() - 100):mark.start()], text[mark.end():]
-        if not LEAD.search(body):
-            doubt = DOUBT.search(clause(before, 2)) or GLUED_BEFORE.search(before) or GLUED_AFTER.match(after)
-            found.append((doubt, body, after))
+    """(the text before, body, all the text after) of each final statement. Headings and labels before the working are none."""
+    found = [(text[max(0, mark.start() - 100):mark.start()], mark[1] or mark[2] or "", text[mark.end():])
+             for mark in MARK.finditer(text) if not LEAD.search(mark[1] or mark[2] or "")]
     text = MARK.sub(lambda mark: mark[1] or mark[2] or "", text)  # "the answer is $\boxed{72}$" is read a second time
     leads = list(LEAD.finditer(text))
     for lead, following in zip(leads, leads[1:] + [None]):
-        before, after = text[:lead.start()], text[lead.end():].lstrip()
-        own_line = "\n" in text[lead.end():len(text) - len(after)]
-        line, newline, _ = text[lead.end():following and following.start()].lstrip().partition("\n")
+        line, own_line = text[lead.end():following and following.start()].partition("\n")[0], "\n" in lead[0]
         body = line if lead["hashes"] or own_line else re.split(r"""[.!]["')*_`$]*(?=\s|$)""", line, maxsplit=1)[0]
-        if following and not newline and body == line and not re.search("[0-9]", body) and not WORDS.search(body):
-            continue  # "#### The final answer is 72": the next lead has the answer
-        heading = lead["hashes"] and re.match(r"[A-Za-z]|[0-9]+[.)]\s+[A-Za-z]", body) and not WORDS.search(body)
-        if heading and quantity(body) is None:
-            continue  # "#### Step 1", "#### 1. Count the clips"
-        label = lead[0].rstrip().endswith((":", "nswer")) and (own_line or not re.search(r"\w", before))
-        if label and re.match(r"[A-Za-z]\S*(?:\s+\S+){4}", body):
-            continue  # "Answer: Natalia sold 48/2 = 24 clips in May. …"
-        if own_line and "=" in body and following:
-            continue  # "Answer:\n48/2 = 24\n …"
-        found.append((DOUBT.search(clause(before[-100:] + lead[0], 3 if lead["hashes"] else 100)), body, after[len(body):]))
+        label = not lead["hashes"] and not lead["verb"] and (own_line or not re.search(r"\w", text[:lead.start()]))
+        heading = lead["hashes"] and re.match(r"(?!US\$)[A-Za-z]|[0-9]+[.)]\s+[A-Za-z]", body) and not WORDS.search(body)
+        if (following and not body or heading                                    # "#### The answer is 72", "#### Step 1"
+                or label and (re.match(r"[A-Za-z]\S*(?:\s+\S+){4}", body) or following and own_line and "=" in body)):
+            continue
+        found.append((text[max(0, lead.start() - 100):lead.end(1)], body, text[lead.end() + len(body):]))
     return found
-
-
-def clause(text, words):
-    """The last words of the clause that ends the text."""
-    return " ".join(re.split(r"[.,;:!?\n]", text.rstrip(" :="))[-1].split()[-words:])
-
-
-# -- Verdict --------------------------------------------------------------------------------------------------------------
-
-RUN_ON = re.compile(r"""
-    \? | <\| | \[/?INST | ^[ \t>-]*B:                                         # a question, a turn, or the second of some options
-  | \b(?:question|problem|q|exercise|example|instruction|input|response|user|human|assistant)[ ]?[0-9]{0,4}[ ]?:
-  | \b(?:question|problem|exercise|example)[ ][0-9] | \b(?:next|new|another)[ ](?:question|problem)
-  | \#[ ]?(?:question|problem|instruction|input|response|user|example)
-""", re.I | re.M | re.X)
-TAKEN_BACK = re.compile(r"\b(?:wait|actually|oops|hmm+|sorry|correction|wrong|incorrect|mistaken?|instead|disregard|ignore)\b"
-                        r"|(?:\bnot|n't) (?:right|correct|sure|true|quite|the)\b|(?:^|[.!\n]) ?(?:no|not|or|but)\b", re.I)
 
 
 def numeric(response, example):
@@ -226,17 +177,17 @@ def numeric(response, example):
     if len(response) > LONGEST:
         return Verdict(False, f"too long: {len(response)} characters")
     text = plain(response).strip()
-    if not text:
-        return Verdict(False, "empty")
     found = statements(text)
-    if len(found) > MOST:
-        return Verdict(False, f"run-on: more than {MOST} statements")
+    if len(found) > 10:
+        return Verdict(False, "run-on: more than 10 statements")
     values = [last_side(body) for _, body, _ in found] or [quantity(text)]
-    for (doubt, body, _), value in zip(found, values):
+    for (before, body, after), value in zip(found, values):
+        clause = re.split(r"[.,;:!?\n]", before.rstrip(" :="))[-1].split()
+        doubt = DOUBT.search(" ".join(clause[-10:])) or GLUED.search(f"{before[-9:]}\0{after[:9]}")  # 10\boxed{5}
         if doubt or value is None:
             return Verdict(False, f"{'in doubt' if doubt else 'not one quantity'}: {body[:60]!a}")
     if values == [None]:
-        return Verdict(False, "no final answer")
+        return Verdict(False, "no final answer" if text else "empty")
     if len(set(values)) > 1:
         return Verdict(False, f"answers disagree: {', '.join(map(str, dict.fromkeys(values)))}")
     afters = sorted((after for _, _, after in found), key=len) or [""]
@@ -247,19 +198,15 @@ def numeric(response, example):
 
 
 def substance(response, gold):
-    """How much of a gold solution a paraphrase keeps, calculator marks `<<…>>` left out on both sides.
-
-    length: words of the response for each word of the gold. numbers: the share of the gold's distinct numbers that stand in
-    the response, signs and grouping aside; 1.0 where it has none. copy: equal but for case, punctuation and white space.
-    """
-    texts = [MARKS.sub("", text).translate(CHARACTERS) for text in (response, gold)]
+    """How much of a gold solution a paraphrase keeps, calculator marks left out. length: words for each word of the gold. numbers: the
+    share of its distinct numbers that stand in the response, signs and grouping aside; 1.0 where it has none. copy: equal but for
+    case, punctuation and white space."""
+    texts = [MARKS.sub("", text[:LONGEST]).translate(CHARACTERS) for text in (response, gold)]
     ours, golds = ({Fraction(n.replace(",", "")) for n in re.findall(NUMBER, text) if len(n) <= DIGITS} for text in texts)
     words, gold_words = (re.findall(r"\w+", text.casefold()) for text in texts)
     return {"length": len(texts[0].split()) / max(1, len(texts[1].split())),
             "numbers": len(golds & ours) / len(golds) if golds else 1.0, "copy": words == gold_words}
 
-
-# -- Exact match ----------------------------------------------------------------------------------------------------------
 
 def exact(response, example):
     """Whether the response is example.check["answer"], but for white space and case: classification and the like."""
@@ -268,64 +215,41 @@ def exact(response, example):
 
 
 # -- Reading: text as tokens that keep what a number, a unit and a name mean ----------------------------------------------
-
-ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen").split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-NAMED = {**{word: n for n, word in enumerate(ONES)}, **{word: 10 * n for n, word in enumerate(TENS, 2)}}
-RANKED = {**{word: n for n, word in enumerate(
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 1)},
-    **{word + "th": n for word, n in NAMED.items() if 12 < n < 20}, **{word[:-1] + "ieth": NAMED[word] for word in TENS}}
-BELOW_100 = rf"(?:(?:{'|'.join(TENS)})(?: (?:{'|'.join(ONES[1:10])}))?|{'|'.join(ONES)})"
-LARGE = "thousand|million|billion|trillion"
-MONTH = (r"\b(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
-         r"|nov(?:ember)?|dec(?:ember)?)\b")
-TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)+|(?<!\w)\.[0-9]+|[0-9]+(?:st|nd|rd|th)\b|[0-9]+|'s\b|[^\W\d_][^\W_]*"
-                   r"|[^\s!\"'(),.:;?\[\]{}*_`|«»¿¡·。、]")  # all but punctuation
-
-
 def figures(match):
     """"two hundred forty two" and "3.5 million" in figures."""
-    value = Decimal(0)
+    value = 0
     for word in match[0].split():
-        value = value * SCALE[word] if word in SCALE else value + Decimal(NAMED.get(word, word))
-    return f"{value.normalize():f}"
+        value = value * SCALE[word] if word in SCALE else value + Fraction(CARDINALS.get(word, word))
+    return str(value)
 
 
-SPELLINGS = [(re.compile(pattern), new) for pattern, new in [  # of the text
-    ("⁄", "/"), ("&", " and "), (r"\bca(?= ?n't\b)", "can"), (r"\bwo(?= ?n't\b)", "will"), (r" ?n't\b", " not"),
-    (r"\bcannot\b", "can not"), (r"\b([a-z])\s?\.\s?(?=[a-z]\s?\.)", r"\1"),  # J. R. R. Tolkien, U.S.
+CARDINALS = dict(zip(ONES, range(20))) | dict(zip(TENS, range(20, 100, 10)))
+BELOW_100 = rf"(?:(?:{'|'.join(TENS)})(?: (?:{'|'.join(ONES[1:10])}))?|{'|'.join(ONES)})"
+SPELLINGS = [  # of the text
+    ("⁄", "/"), ("&", " and "), (r"\b(?:cannot|ca ?n't)\b", "can not"), (r"\bwo ?n't\b", "will not"), (r" ?n't\b", " not"),
+    (r"\b([a-z])\s?\.\s?(?=[a-z]\s?\.)", r"\1"),  # J. R. R. Tolkien, U.S.
     (r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])", lambda match: match[0].replace(",", "")),
-    ("[-—]+", "-"), (r"(?<=[^\W\d_])( *)-\1(?=[0-9])", " "), (r"-(?! *[$€£]?\.?[0-9])", " ")]]  # it stays as a minus or a range
-REWORDINGS = [(re.compile(pattern), new) for pattern, new in [  # of the tokens, one space apart
-    (r"\bper ?cent\b", "%"), (rf"\b(?:({'|'.join(TENS)}) )?({'|'.join(RANKED)})\b",
-                              lambda match: f"{NAMED.get(match[1], 0) + RANKED[match[2]]}th"),
-    (rf"(?<!\.)\b(?:{BELOW_100}(?: hundred(?: {BELOW_100})?)?|[0-9]{{1,12}}(?:\.[0-9]{{1,6}})?(?= (?:hundred|{LARGE})\b)"
-     rf"(?: hundred)?)(?: (?:{LARGE}))?\b", figures),
-    (r"\b([0-9]+)(?:st|nd|rd)\b", r"\1th"), (r"\bminus (?=[0-9])", "- "), (r"(?:\bfrom )?\b([0-9]+) to (?=[0-9])", r"\1 - "),
+    ("[-—]+", "-"), (r"(?<=[^\W\d_])( *)-\1(?=[0-9])", " "), (r"-(?! *[$€£]?\.?[0-9])", " ")]  # it stays as a minus or a range
+TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)+|(?<!\w)\.[0-9]+|[0-9]+(?:st|nd|rd|th)\b|[0-9]+|'s\b|[^\W\d_][^\W_]*"
+                   r"|[^\s!\"'(),.:;?\[\]{}*_`|«»¿¡·。、]")  # all but punctuation
+REWORDINGS = [  # of the tokens, one space apart
+    (r"\bper ?cent\b", "%"), (rf"\b(?:{'|'.join(ORDINALS)})\b", lambda match: f"{ORDINALS[match[0]]} th"),
+    (rf"(?<!\.)\b(?:{BELOW_100}(?: hundred(?: {BELOW_100})?)?|[0-9]{{1,12}}(?:\.[0-9]{{1,6}})?"
+     rf"(?= (?:{'|'.join(SCALE)})\b)(?: hundred)?)(?: (?:{'|'.join(SCALE)}))?\b", figures),
+    (r"\b([0-9]+) ?(?:st|nd|rd|th)\b", r"\1th"), (r"\bminus (?=[0-9])", "- "), (r"(?:\bfrom )?\b([0-9]+) to (?=[0-9])", r"\1 - "),
     (rf"\b([0-9]{{1,2}})(?:th)? (?:of )?{MONTH}(?! [0-9]{{1,2}}\b)", r"\2 \1"),
-    (rf"{MONTH} ([0-9]+)(?:th)?\b", lambda match: f"{match[1][:3]} {match[2]}")]]
+    (rf"{MONTH} ([0-9]+)(?:th)?\b", lambda match: f"{match[1][:3]} {match[2]}")]
+FORMS = {form: verb for verb, *forms in map(str.split, (
+    "write wrote written, sing sang sung, win won, make made, build built, begin began begun, hold held, take took taken, come came, "
+    "become became, give gave given, find found, lead led, draw drew drawn, say said, go went gone, choose chose chosen, lay laid, "
+    "run ran, beat beaten, shoot shot, fight fought, teach taught, lose lost, know knew known").split(",")) for form in forms}
 
 
 def tokens(text):
     """The words and signs of a text, whatever its case, accents, quotes and commas, numbers in figures, months before days."""
     text = re.sub("[¼-¾⅐-⅟]", r" \g<0>", re.sub("[²³¹⁰-⁹]+", r"^\g<0>", text.translate(CHARACTERS)))  # 7² is not 72
-    text = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text).casefold())
-    for pattern, new in SPELLINGS:
-        text = pattern.sub(new, text)
-    text = " ".join(TOKEN.findall(text))
-    for pattern, new in REWORDINGS:
-        text = pattern.sub(new, text)
-    return text.split()
-
-
-FORMS = {form: verb for verb, *forms in map(str.split, """
-    write wrote written, sing sang sung, win won, make made, build built, begin began begun, hold held, take took taken
-    find found, come came, become became, give gave given, lead led, draw drew drawn, shoot shot, fight fought, teach taught
-    bring brought, buy bought, lose lost, say said, tell told, go went gone, get got, fly flew, know knew known, grow grew grown
-    steal stole stolen, keep kept, meet met, sell sold, rise rose risen, fall fell fallen, eat ate, see saw seen
-    choose chose chosen, wear wore worn, stand stood, lay laid, speak spoke spoken, run ran, beat beaten
-    """.strip().replace("\n", ",").split(",")) for form in forms}
+    text = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text)[:LONGEST].casefold())  # ﷺ is 18 letters
+    return rewrite(" ".join(TOKEN.findall(rewrite(text, SPELLINGS))), REWORDINGS).split()
 
 
 def stem(word):
@@ -333,28 +257,28 @@ def stem(word):
     return re.sub(r"(..)(?:ing|ies|ied|ed|es|s|e|y)$", r"\1", FORMS.get(word, word))
 
 
-# -- Reading: what may stand around an answer -----------------------------------------------------------------------------
+def without(words, leading):
+    """The words without the leading ones, if any remain."""
+    return words[next((i for i, word in enumerate(words) if word not in leading), 0):]
 
-MORE = 60  # words of a response beyond those of the longest gold
-ARTICLES, ASKING = {"a", "an", "the"}, set("who whom whose which what when where why how".split())
-BE, DO, NEGATIONS = set("is are was were be been being am 's".split()), {"do", "does", "did"}, {"not", "no", "never"}
-PRONOUNS = set("it he she they its his her their this".split())
-PLACING = {"in", "on", "at", "during"}
-AIMING = set("of before after than until since over under near around".split())              # they point away from what follows
-LINKS = BE | PLACING | {"as", "that", "because", "called", "named", "known", "year"}
-GRAMMAR = {*ARTICLES, *LINKS, *DO, *PRONOUNS, *ASKING, *"has have had by from of will get got these there".split(), ""}
-TURNING = set("and or not no never neither nor none either but except without unless maybe perhaps possibly probably may might "
-              "could would should".split())
+
+# -- Reading: what may stand around an answer -----------------------------------------------------------------------------
+ARTICLES, ASKING, NEGATIONS = {"a", "an", "the"}, set("who whom whose which what when where why how".split()), {"not", "no", "never"}
+BE, DO, PLACING = set("is are was were be been being am 's".split()), {"do", "does", "did"}, {"in", "on", "at", "during"}
+AIMING = set("of before after than until since over under near around".split())  # they point away from what follows
+OPENING = ARTICLES | PLACING | {"by", "to", "for", "from", "as"}
+GRAMMAR = {"", *ARTICLES, *ASKING, *BE, *DO, *PLACING, *("it he she they its his her their this as that because called named known "
+           "year has have had by from of will get got these there").split()}
+TURNING = set("and or not no never neither nor none either but except without unless may might could would should".split())
 FRAME = re.compile(r"(?:(?:(?:according to|based on|from) (?:the|this) (?:passage|text|context)|(?:the|this) (?:passage|text) "
                    r"(?:says|states) that) )?(?:(?:the |a )?(?:(?:final|correct) )?answer (?:to the question )?(?:is )?)?")
 ABSTENTION = re.compile(r"""\b(?:unanswerable|unknown|not\ in\ the\ (?:passage|text|context)
     | (?:no|insufficient|not\ enough)\ (?:answer|information|mention)
     | not(?:\ \w{3,}ly)?(?:\ (?:be|been|possible\ to|have|enough))*(?:\ (?:an?|the|any))?\ (?:answer(?:ed|able)?|say|said|stated?
     | mention(?:ed)?|specif(?:y|ied)|provided|given|tell|told|included|indicated?|discuss(?:ed)?|determined?|find|found|know|clear
-    | information | (?:provide|contain|give|include|have)(?=(?:\ \w+){0,3}\ (?:answer|information|details?|it|this)\b)))\b
-    """, re.X)
-ABSENT = GRAMMAR | set("""to for passage answer text context question article information any enough given provides provided
-    contained available possible can i we based according regarding about using how so whether""".split())
+    | information | (?:provide|contain|give|include|have)(?=(?:\ \w+){0,3}\ (?:answer|information|details?|it|this)\b)))\b""", re.X)
+ABSENT = GRAMMAR | set("to for passage answer text context question article information any enough given provides provided contained "
+                       "available possible can i we based according regarding about using how so whether".split())
 
 
 def foreign(words, question, grammar):
@@ -364,43 +288,34 @@ def foreign(words, question, grammar):
         word, turns = phrase[1], phrase[1] in TURNING or not phrase[1][:1].isalnum() and phrase[1] != "%"
         if word not in grammar and (stem(word) not in asked or turns and phrase not in phrases):
             return word
-    return None
+    return ""
 
 
 def abstains(response, question):
     """Whether each sentence says that the passage has no answer, and nothing else."""
-    sentences = [" ".join(tokens(sentence)) for sentence in re.split(r"\n|[.!;]+(?!\w)", response)]
-    for sentence in filter(None, sentences):
-        rest, marks = ABSTENTION.subn("is", sentence)
-        about = question if "unanswerable" not in sentence else []
-        if not marks or foreign(rest.split(), about, ABSENT):
-            return False
-    return any(sentences) and "?" not in response
+    abstained = 0
+    for sentence in map(tokens, re.split(r"(?:\n|[.!;]+(?!\w))\W*", response)):
+        if sentence:
+            rest, abstained = ABSTENTION.subn("is", " ".join(sentence))
+            if not abstained or foreign(rest.split(), [] if "unanswerable" in sentence else question, ABSENT):
+                return False
+    return abstained > 0 and "?" not in response
 
 
 def fault(before, answer, after, question):
-    """What speaks against a response that consists of the words before, in and after an answer; None if nothing does."""
-    while before and before[-1] in ARTICLES:
-        before = before[:-1]
-    last, words = before[-1] if before else "", [*before, "", *after]        # "": the answer
-    if stray := foreign(words, question, GRAMMAR):
-        return f"more than the answer: {stray[:60]!a}"
-    if last in AIMING and [last] != question[-1:] and "made" not in before and not (last == "of" and answer[0][0] in "$€£0123456789"):
-        return f"before the answer: {last!a}"
-    if after and after[0] in ("a", "'s"):
-        return f"after the answer: {after[0]!a}"
-    if "by" in words and "by" not in question and (last == "by") == bool(DO & set(question[1:])):
-        return "who did it to whom"                                          # "Bonn was replaced by Berlin"
-    if not (BE | DO) & set(question) and last not in BE | {"by"} and any(word not in GRAMMAR for word in before):
-        return "the order of the words"                                      # "who beat Carla": "Carla beat Dana"
-    if NEGATIONS & set(question) and not NEGATIONS & set(words) and any(word and word not in GRAMMAR for word in words):
-        return "a dropped negation"
-    return None
-
-
-def without(words, leading=ARTICLES):
-    """The words without the leading ones, if any remain."""
-    return words[next((i for i, word in enumerate(words) if word not in leading), 0):]
+    """What speaks against a response that consists of the words before, in and after an answer; "" if nothing does."""
+    before = without(before[::-1], ARTICLES)[::-1]
+    last, words = before[-1] if before else "", [*before, "", *after]  # "": the answer
+    stray, asked = foreign(words, question, GRAMMAR), set(question)
+    amount = last == "of" and answer[0][0] in "$€£0123456789"  # "a population of 500"
+    faults = [
+        (stray, f"more than the answer: {stray[:60]!a}"),
+        (last in AIMING and [last] != question[-1:] and "made" not in before and not amount, f"before the answer: {last!a}"),
+        (after[:1] in (["a"], ["'s"]), f"after the answer: {''.join(after[:1])!a}"),
+        ("by" in words and "by" not in asked and (last == "by") == bool(DO & set(question[1:])), "who did it to whom"),
+        (not (BE | DO) & asked and last not in BE | {"by"} and set(before) - GRAMMAR, "the order of the words"),  # "Carla beat Dana"
+        (NEGATIONS & asked and not NEGATIONS & set(words) and set(words) - GRAMMAR, "a dropped negation")]
+    return next((reason for wrong, reason in faults if wrong), "")
 
 
 def reading(response, example):
@@ -412,55 +327,50 @@ def reading(response, example):
     if len(response) > LONGEST:
         return Verdict(False, f"too long: {len(response)} characters")
     found = tokens(response)
-    if not found:
-        return Verdict(False, "empty")
     if not golds:
         return Verdict(True, "right") if abstains(response, question) else Verdict(False, "no abstention")
-    echo = question[:1] and question[0] in ASKING and " ".join(question) in " ".join(found)
-    if echo or "?" in response and "?" not in "".join(answers):
+    if "?" in response and "?" not in "".join(answers) or {*question[:1]} & ASKING and " ".join(question) in " ".join(found):
         return Verdict(False, "a question")
     said = found[len(FRAME.match(" ".join(found))[0].split()):]
-    opening = ARTICLES | PLACING | {"by", "to", "for", "from", "as"}
-    forms = [form for gold in golds for form in (gold, without(gold), without(gold, opening))]
-    if any(form in forms for form in (found, without(found), said, without(said))):
+    forms = [form for gold in golds for form in (gold, without(gold, ARTICLES), without(gold, OPENING))]
+    if found in forms or without(said, ARTICLES) in forms:
         return Verdict(True, "right")
     if abstains(response, question):
         return Verdict(False, "abstains")
-    if len(said) > MORE + max(map(len, golds)):
-        return Verdict(False, f"more than the answer: {len(said)} words")
     spans = {(i, i + len(form)) for form in forms if {*form} - GRAMMAR - {"yes", "no"}
              for i in range(len(said)) if said[i:i + len(form)] == form}
     if not spans:
-        return Verdict(False, "another answer, or in other words")
+        return Verdict(False, "another answer, or in other words" if found else "empty")
     start, end = max(spans, key=lambda span: span[1] - span[0])
     if any(stop <= start or end <= begin for begin, stop in spans):
         return Verdict(False, "several answers")
-    flaw = fault(said[:start], without(said[start:end]), said[end:], question)
+    flaw = fault(said[:start], without(said[start:end], ARTICLES), said[end:], question)
     return Verdict(not flaw, flaw or "right")
 
 
 # -- Code -----------------------------------------------------------------------------------------------------------------
-
-FENCE = re.compile(r"[ \t]*(`{3,}(?!`)|~{3,}(?!~))[ \t]*([^\s`][^`]*|)")
-warnings.filterwarnings("ignore", module="<(unknown|test)>")  # "\\d" in the string of an assert
+warnings.filterwarnings("ignore", module="<unknown>")  # "\\d" in the string of an assert
+FENCE = re.compile(r"^[ \t]*(([`~])\2\2+(?!\2))([^`\n]*)(?:\n|\Z)(.*?)(?:^[ \t]*\1\2*[ \t\r]*$|\Z)", re.M | re.S)
+# All that an assert may hold around the calls of the program's functions: names, what modules define, and kinds of syntax.
+NAMES = set("abs all any bool dict float frozenset int isinstance len list max min next range reversed round set sorted str sum tuple "
+            "type zip Counter".split())
+MODULES = {"collections", "math", "re", "sys"}
+SYNTAX = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Call,
+          ast.keyword, ast.Subscript, ast.Slice, ast.expr_context, ast.unaryop, ast.operator, ast.boolop, ast.cmpop)
 
 
 def code(response, example, unsafe=False):
-    """Whether the program in the response passes all asserts of example.check["tests"], run after it and check["setup"].
-
-    The calls of its functions are evaluated in the sandbox; the asserts around them here, on the plain values that come back,
-    so that the program does not hold what is expected of it. It may exit, print, or replace every builtin: that changes the
-    values, or there are none. unsafe: see sandbox.require.
-    """
+    """Whether the program in the response passes all asserts of example.check["tests"], run after it and check["setup"]. It does not
+    hold what is expected of it: its functions are called in the sandbox, and plain values come back. It may exit, print, or replace
+    every builtin: that changes the values, or there are none. unsafe: see sandbox.require."""
     setup = example.check.get("setup", "")
     tests = [split_test(f"test {number}", text, setup) for number, text in enumerate(example.check["tests"], 1)]
     if not tests:
         raise InputError('"tests" should be a list with an assert in it')
     if len(response) > LONGEST:
         return Verdict(False, f"too long: {len(response)} characters")
-    if not (ways := programs(response)):
-        return Verdict(False, "no code")
-    for program in ways:
+    values, reason = None, "no code"
+    for program in programs(response):
         values, reason = sandbox.run(program, setup, [call for calls, _ in tests for call in calls], unsafe=unsafe)
         if not reason.startswith(("syntax error", "raised")):
             break
@@ -469,12 +379,10 @@ def code(response, example, unsafe=False):
     for number, (calls, rest) in enumerate(tests, 1):
         mine, values = values[:len(calls)], values[len(calls):]
         try:
-            names = {"__builtins__": {}, **KNOWN, **{f"call {i}": value for i, value in enumerate(mine)}}
-            held = eval(rest, names)  # of parts that split_test has let through
-            shown = "" if held else ascii(mine[0])
-        except Exception as error:  # an int against a list, an index, an int too long to show, fewer values than calls
-            held, shown = False, type(error).__name__
-        if not held:
+            shown = "" if holds(rest, mine, unsafe) else ascii(mine[0])
+        except (ValueError, IndexError) as error:  # an int too long to show, fewer values than calls
+            shown = type(error).__name__
+        if shown:
             return Verdict(False, f"wrong value: test {number}: {shown[:60]}")
     return Verdict(True, "right")
 
@@ -482,142 +390,89 @@ def code(response, example, unsafe=False):
 def programs(response):
     """The Python in a response, in the ways to read it that are worth a try: all fenced blocks that are tagged as Python or
     untagged, joined; and, as an untagged block may be output, the tagged ones alone. Without a fence, the text as it is."""
-    blocks, fence = [], None  # (tag, lines); the marks that opened the last one
-    for line in response.split("\n"):
-        mark = FENCE.fullmatch(line.rstrip())
-        if fence and mark and mark[1].startswith(fence) and not mark[2]:
-            fence = None
-        elif fence:
-            blocks[-1][1].append(line)
-        elif mark:
-            fence = mark[1]
-            blocks.append((re.match(r"[{.]*([^\s:,}]*)", mark[2])[1].lower(), []))
-    if not blocks:
-        return [response] if response.strip() else []
-    blocks = [(tag, textwrap.dedent("\n".join(lines))) for tag, lines in blocks if tag in ("", "python", "py", "python3")]
-    blocks = [(tag, text) for tag, text in blocks if text.strip() and not text.lstrip().startswith(">>>")]  # no sessions
+    fenced = FENCE.findall(response) or [("", "", "", response)]
+    blocks = [(re.match(r"[{.]*([^\s:,}]*)", tag.strip())[1].lower(), textwrap.dedent(text)) for *_, tag, text in fenced]
+    blocks = [(tag, text) for tag, text in blocks if tag in ("", "python", "py", "python3")
+              and text.strip() and not text.lstrip().startswith(">>>")]  # no sessions
     ways = ["\n".join(text for _, text in blocks), "\n".join(text for tag, text in blocks if tag)]
     return [way for way in dict.fromkeys(ways) if way]
 
 
-def bounded(function, size, most=10**6):
-    """`function`, refused with a ValueError where `size` of its arguments is too large: they may come from a hostile program."""
-    def wrapped(*args):
-        if size(*args) > most:
-            raise ValueError("too large")
-        return function(*args)
-    return wrapped
-
-
-def length(x):
-    return x.bit_length() if isinstance(x, int) else len(x) if hasattr(x, "__len__") else 64
-
-
-# All names that the part of a test outside the sandbox may have, and its operators. Nothing here can read, write or run long.
-KNOWN = {f.__name__: f for f in (
-    abs, all, any, bool, dict, float, frozenset, int, isinstance, len, list, max, min, next, reversed, round, set, sorted, str,
-    sum, tuple, zip, Counter)}
-KNOWN |= {"type": lambda x: type(x), "range": bounded(range, lambda *args: len(range(*args)), sandbox.ITEMS)}
-KNOWN |= {f"math.{name}": getattr(math, name) for name in ("isclose", "isnan", "isinf", "pi", "e", "inf", "nan")}
-KNOWN |= {f"re.{f.__name__}": bounded(f, lambda pattern, text, *_: len(text), 1000) for f in (re.match, re.search, re.fullmatch)}
-KNOWN |= {"collections.Counter": Counter, "sys.getsizeof": sys.getsizeof}
-KNOWN |= {"a Mult": bounded(operator.mul, lambda a, b: length(b) * a if isinstance(a, int) and hasattr(b, "__len__") else
-                            length(a) * b if isinstance(b, int) and hasattr(a, "__len__") else length(a) + length(b)),
-          "a Pow": bounded(operator.pow, lambda a, b: length(a) * abs(b)),
-          "a LShift": bounded(operator.lshift, lambda a, b: length(a) + b),
-          "a Mod": bounded(operator.mod, lambda a, b: 0 if isinstance(a, (int, float)) else math.inf)}  # no "%999999999d"
-PARTS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Call,
-         ast.keyword, ast.Subscript, ast.Slice, ast.expr_context, ast.unaryop, ast.operator, ast.boolop, ast.cmpop)
+def holds(rest, values, unsafe):
+    """Whether the rest of an assert is true of the values of its calls. `value[0] == literal`, as nearly all are, is compared here;
+    anything else in a second sandbox, which holds nothing of the program but these values."""
+    left, equals, right = rest.partition(" == ")
+    try:
+        if equals and left == "value[0]":
+            return values[0] == ast.literal_eval(right)
+    except ValueError:  # more than a literal
+        pass
+    source = ", ".join(f"iter({[*value]})" if hasattr(value, "__next__") else hex(value) if type(value) is int else repr(value)
+                       for value in values)
+    program = f"import {', '.join(MODULES)}\nfrom collections import Counter\nfrom math import inf, nan\nvalue = [{source}]"
+    return sandbox.run(program, "", [f"bool({rest})"], cpu_seconds=2, unsafe=unsafe).values == [True]
 
 
 def split_test(where, text, setup):
-    """(calls, rest) of an assert: the expressions that the program has to evaluate, and the code around their values.
-
-    A call of a name that Python does not know, with all that it is chained to (`f(x).y()`), is the program's; so is `sum(1, 2)`
-    in `assert sum(1, 2) == 3`, where nothing else is: the program defines a sum of its own. The rest may hold KNOWN names and
-    PARTS only, so that it can be given to `eval`; where it holds more, the test cannot be used, and InputError says so.
-    """
+    """(calls, rest) of an assert: the expressions that the program has to evaluate, and the code around their `value[…]`. A call of a
+    name that Python and the setup do not know, with all that it is chained to (`f(x).y()`), is the program's; so is `sum(1, 2)` in
+    `assert sum(1, 2) == 3`, where nothing else is. The rest may hold NAMES, MODULES and SYNTAX only."""
     calls = []
 
     def refuse(what):
         raise InputError(f"{where}, {text.strip()[:60]!a}, {what}")
 
     def is_the_programs(node):
-        root, above, called = node, None, False
-        while isinstance(root, (ast.Call, ast.Attribute, ast.Subscript)):
-            called |= isinstance(root, ast.Call)
-            root, above = root.func if isinstance(root, ast.Call) else root.value, root
-        return called and isinstance(node, (ast.Call, ast.Attribute)) and isinstance(root, ast.Name) and root.id not in (
-            python | sys.stdlib_module_names if isinstance(above, ast.Attribute) else python)
+        root = isinstance(node, (ast.Call, ast.Attribute, ast.Subscript)) and re.match(r"(\w+)[.(\[]", ast.unparse(node))
+        return root and root[1] not in known
 
-    def rewrite(node):
-        if is_the_programs(node):
-            calls.append(ast.unparse(node))
-            return ast.Name(f"call {len(calls) - 1}", ast.Load())
-        if isinstance(node, (ast.Name, ast.Attribute)):
-            name = ast.unparse(node)
-            first, dot, others = name.partition(".")
-            name = aliases.get(first, first) + dot + others
-            return ast.Name(name, ast.Load()) if name in KNOWN else refuse(f"holds {name[:60]!a}, whose value only a program has")
-        if not isinstance(node, PARTS):
-            refuse(f"is too much for the comparison of values ({type(node).__name__})")
-        for field, value in ast.iter_fields(node):
-            if isinstance(value, ast.AST):
-                setattr(node, field, rewrite(value))
-            elif isinstance(value, list):
-                value[:] = [rewrite(item) if isinstance(item, ast.AST) else item for item in value]
-        if isinstance(node, ast.BinOp) and (name := f"a {type(node.op).__name__}") in KNOWN:
-            return ast.Call(ast.Name(name, ast.Load()), [node.left, node.right], [])
-        return node
+    class Rest(ast.NodeTransformer):
+        def visit(self, node):
+            if is_the_programs(node):
+                calls.append(ast.unparse(node))
+                return ast.Name(f"value[{len(calls) - 1}]")
+            if isinstance(node, (ast.Name, ast.Attribute)):
+                first, dot, others = ast.unparse(node).partition(".")
+                name = aliases.get(first, first) + dot + others
+                if name not in NAMES and not re.fullmatch(rf"(?:{'|'.join(MODULES)})\.\w+", name):
+                    refuse(f"holds {name[:60]!a}, whose value only a program has")
+                return ast.Name(name)
+            if not isinstance(node, SYNTAX):
+                refuse(f"is too much for the comparison of values ({type(node).__name__})")
+            return self.generic_visit(node)
 
     try:
         (statement,), given = ast.parse(text.strip()).body or [None], ast.parse(setup).body
         if not isinstance(statement, ast.Assert):
             refuse("is not an assert")
-        test = statement.test
         aliases = {name.asname or name.name: f"{getattr(node, 'module', None) or ''}.{name.name}".lstrip(".")
                    for node in given if isinstance(node, (ast.Import, ast.ImportFrom)) for name in node.names}
-        defined = {node.name for node in given if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        python = {*KNOWN, *dir(builtins), *aliases, *defined}
+        known, test = {*NAMES, *MODULES, *dir(builtins), *aliases, *(getattr(node, "name", "") for node in given)}, statement.test
         if not any(map(is_the_programs, ast.walk(test))) and isinstance(test, ast.Compare) and isinstance(test.left, ast.Call):
-            python.discard(ast.unparse(test.left.func))
-        rest = rewrite(test)
-        if not calls:
-            refuse("has no call of a function to test")
-        return calls, compile(ast.fix_missing_locations(ast.Expression(rest)), "<test>", "eval", dont_inherit=True)
+            known.discard(ast.unparse(test.left.func))
+        rest = ast.unparse(Rest().visit(test))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         refuse(f"is not one assert, or its setup is not Python ({type(error).__name__})")
+    return (calls, rest) if calls else refuse("has no call of a function to test")
 
 
 # -- A model as judge -----------------------------------------------------------------------------------------------------
-
-AGREE = """{tag} Question:
-{question}
-
-{tag} Answer 1:
-{first}
-
-{tag} Answer 2:
-{second}
-{tag}
-
-Do answer 1 and answer 2 give the same final answer to the question? Reply with Yes or No."""
+AGREE = ("{tag} Question:\n{question}\n\n{tag} Answer 1:\n{first}\n\n{tag} Answer 2:\n{second}\n{tag}\n\n"
+         "Do answer 1 and answer 2 give the same final answer to the question? Reply with Yes or No.")
 MARGIN = 1.0  # of log p(Yes) - log p(No): below it, a model of half a billion weights accepts wrong programs (NOTES.md)
 FREE = set("a an the my our final correct solution answer response result is was are it this that here so sure ok okay yes no "
            "well of course i think thus therefore question problem gold reference code python none null".split())
 
 
 def by_model(model, tokenizer):
-    """A judge: whether `model` says, whichever of the two comes first, that the response and example.gold agree.
-
-    The odds are those of the next token, Yes against No, and have to reach MARGIN in both orders: models favour one place
-    (Wang et al. 2023, arXiv 2305.17926). The answers stand between marks that their authors cannot know, and what says nothing
-    ("Solution:") is rejected unasked: such text draws a Yes from many models (Zhao et al. 2025, arXiv 2507.08794).
-    """
+    """A judge: whether `model` says, whichever of the two comes first, that the response and example.gold agree. The odds are those of
+    the next token, Yes against No, and have to reach MARGIN in both orders: models favour one place (Wang et al. 2023, arXiv
+    2305.17926). The answers stand between marks that their authors cannot know, and what says nothing ("Solution:") is rejected
+    unasked: such text draws a Yes from many models (Zhao et al. 2025, arXiv 2507.08794)."""
     import numpy as np  # here alone: the other judges need neither these nor torch
     import sampler
-    yes, no = ([tokenizer.encode_text(word)[0] for word in words] for words in (("Yes", " Yes", "yes"), ("No", " No", "no")))
-    yes, no = sorted({*yes} - {*no}), sorted({*no} - {*yes})  # a piece that begins both words says neither
+    yes, no = ({tokenizer.encode_text(word)[0] for word in words} for words in (("Yes", " Yes", "yes"), ("No", " No", "no")))
+    yes, no = sorted(yes - no), sorted(no - yes)  # a piece that begins both words says neither
     lock = threading.Lock()  # one question at a time: the tokenizer has a state
 
     def judge(response, example):
@@ -634,21 +489,20 @@ def by_model(model, tokenizer):
                 return Verdict(False, "too long for the judge's context")
             values = sampler.logprobs(model, [p for p in prompts for _ in yes + no], [[token] for _ in prompts for token in yes + no])
         rows = np.array(values).reshape(2, -1)                               # (2 orders, yes and no)
-        odds = [np.logaddexp.reduce(row[:len(yes)]) - np.logaddexp.reduce(row[len(yes):]) for row in rows]
-        return Verdict(min(odds) >= MARGIN, f"{'agree' if min(odds) >= MARGIN else 'disagree'}: log odds {odds[0]:.2f}, {odds[1]:.2f}")
+        odds = np.logaddexp.reduce(rows[:, :len(yes)], axis=1) - np.logaddexp.reduce(rows[:, len(yes):], axis=1)
+        agree = bool(min(odds) >= MARGIN)
+        return Verdict(agree, f"{'agree' if agree else 'disagree'}: log odds {odds[0]:.2f}, {odds[1]:.2f}")
     return judge
 
 
 # -- Judges by name, and their command line -------------------------------------------------------------------------------
-
 # What the rows of a judge hold beside "response": {field: (kind, value where it is absent; None: it has to be there)}.
 JUDGES = {
     "numeric": (numeric, {"answer": (str, None)}),
     "exact": (exact, {"answer": (str, None)}),
     "reading": (reading, {"answers": (list, []), "question": (str, "")}),
     "code": (code, {"tests": (list, None), "setup": (str, "")}),
-    "model": (by_model, {"prompt": (str, None), "gold": (str, None)}),  # makes a judge of a checkpoint
-}
+    "model": (by_model, {"prompt": (str, None), "gold": (str, None)})}  # makes a judge of a checkpoint
 KINDS = {str: "a text", bool: "true or false", list: "a list of texts"}
 
 
@@ -674,26 +528,23 @@ def main():
     if name == "model":
         import model
         judge = by_model(*model.load(path))
-    if judge is code:
+    if name == "code":
         print(f"programs run under {', '.join(sandbox.require(args.unsafe_code))}", file=sys.stderr)
         judge = functools.partial(code, unsafe=args.unsafe_code)
-    rows = []  # (line number, response, check, label); all of them are read before the first is judged
-    for number, row in read_jsonl("/dev/stdin" if args.rows == "-" else args.rows):
+
+    def name_row(number, function, *values):
         try:
-            label = check_fields({"correct": (bool, None)}, row)["correct"] if "correct" in row else None
-            rows.append((number, check_fields({"response": (str, None)}, row)["response"], check_fields(fields, row), label))
+            return function(*values)
         except InputError as error:
             raise InputError(f"{args.rows}:{number}: {error}; mend this row")
 
-    def judge_row(row):
-        number, response, check, _ = row
-        try:
-            return judge(response, Example(str(number), check.get("prompt", ""), check.get("gold", ""), check))
-        except InputError as error:
-            raise InputError(f"{args.rows}:{number}: {error}; mend this row")
-    pairs = []  # (verdict, label)
+    rows, pairs = [], []  # (line number, response, example, label), all of them read before the first is judged; (verdict, label)
+    for number, row in read_jsonl("/dev/stdin" if args.rows == "-" else args.rows):
+        check = name_row(number, check_fields, {"response": (str, None), **fields, "correct": (bool, False)}, row)
+        example = Example(str(number), check.get("prompt", ""), check.get("gold", ""), check)
+        rows.append((number, check["response"], example, row.get("correct")))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for verdict, (*_, label) in zip(pool.map(judge_row, rows), rows):
+        for verdict, (*_, label) in zip(pool.map(lambda row: name_row(row[0], judge, *row[1:3]), rows), rows):
             print(json.dumps(verdict._asdict()), flush=True)
             pairs += [(verdict.correct, label)] if label is not None else []
     if pairs:

@@ -63,7 +63,7 @@ def test_what_it_gets_wrong(response, answer, question, label):
     ("what is the capital of france ? Paris", "a question"), ("unanswerable", "abstains"), ("Paris, Paris", "several answers"),
     ("Paris or Lyon", "more than the answer: 'or'"), ("The capital of Paris is France", "before the answer: 'of'"),
     ("Paris's", "after the answer: \"'s\""),
-    ("Paris" + " x" * 99, "more than the answer: 100 words"),
+    ("Paris" + " x" * 99, "more than the answer: 'x'"),
     ("Paris" + " " * 10_000, "too long: 10005 characters")])
 def test_reasons(response, reason):
     assert judge(response) == (reason == "right", reason)
