@@ -54,6 +54,9 @@ def parse():
     args = p.parse_args()
     if not args.job and bool(args.ckpt) == bool(args.shape):
         p.error("one of --ckpt DIR and --shape is needed")
+    args.only = args.only.split(",")
+    if not set(args.only) <= set(PARTS):
+        p.error(f"--only: parts are {', '.join(PARTS)}")
     return args
 
 
@@ -298,74 +301,92 @@ def pairs_of(args, tokenizer, context):
     return pairs
 
 
-def main(args):
-    import model as llama
-    tokenizer = llama.Tokenizer(Path(args.ckpt), 10 ** 9) if args.ckpt else None
-    prompts, rows = rows_of(args, tokenizer)
-    shared = {"ckpt": args.ckpt, "shape": args.shape, "dtype": args.dtype, "device": args.device, "slots": args.slots, "new": args.new,
-              "micro_tokens": args.micro_tokens, "full": args.full, "lr": 1e-5 if args.full else 2e-4}
-    found, parts = {"machine": f"{os.cpu_count()} cores, {args.device}", **{k: shared[k] for k in ("ckpt", "shape", "dtype")}}, args.only.split(",")
-    peers = args.peers if args.ckpt else None
+class Bench:
+    """The parts of a run: `work(what, …)` in this interpreter and `peer(what, …)` in that of --peers; `note` prints and collects."""
 
-    def ours(what, **more):
-        return in_process(sys.executable, {**shared, "what": f"our_{what}", **more})
+    def __init__(self, args):
+        import model as llama
+        self.args, self.peers = args, args.peers if args.ckpt else None
+        self.tokenizer = llama.Tokenizer(Path(args.ckpt), 10 ** 9) if args.ckpt else None
+        self.prompts, self.rows = rows_of(args, self.tokenizer)
+        self.job = {k: getattr(args, k) for k in ("ckpt", "shape", "dtype", "device", "slots", "new", "micro_tokens", "full")}
+        self.job["lr"] = 1e-5 if args.full else 2e-4
+        self.found = {"machine": f"{os.cpu_count()} cores, {args.device}", **{k: self.job[k] for k in ("ckpt", "shape", "dtype")}}
 
-    def peer(what, **more):
-        return in_process(peers, {**shared, "what": f"peer_{what}", **more}) if peers else None
+    def work(self, what, **more):
+        return in_process(sys.executable, {**self.job, "what": f"our_{what}", **more})
 
-    def note(name, line, **figures):
-        say(f"{name:9} {line}")
-        found.setdefault(name, {}).update(figures)
+    def peer(self, what, **more):
+        return in_process(self.peers, {**self.job, "what": f"peer_{what}", **more}) if self.peers else None
 
-    if "step" in parts and (r := ours("step")):
-        note("step", f"copy {r['copy'] / 1e9:.0f} GB/s; training products of the layers alone {r['train_products']:.0f} tokens/s",
-             copy=r["copy"], train_products=r["train_products"])
+    def note(self, part, line, **figures):
+        say(f"{part:9} {line}")
+        self.found.setdefault(part, {}).update(figures)
+
+    def step(self):
+        if not (r := self.work("step")):
+            return
+        self.note("step", f"copy {r['copy'] / 1e9:.0f} GB/s; training: the layers' products alone {r['train_products']:.0f} tokens/s",
+                  copy=r["copy"], train_products=r["train_products"])
         for n, s in r["rows"].items():
-            note("step", f"{n:>3} rows: {1e3 * s['step']:.0f} ms, products {1e3 * s['products']:.0f} ms, roofline {1e3 * s['roofline']:.0f} ms: "
-                 f"{s['roofline'] / s['step']:.0%} of it, {int(n) / s['step']:.0f} tokens/s", **{n: s})
-    if "generate" in parts and (r := ours("generate", prompts=prompts)):
+            self.note("step", f"{n:>3} rows: {1e3 * s['step']:.0f} ms, products {1e3 * s['products']:.0f}, roofline {1e3 * s['roofline']:.0f}: "
+                      f"{s['roofline'] / s['step']:.0%} of it, {int(n) / s['step']:.0f} tokens/s", **{n: s})
+
+    def generate(self):
+        job = {"prompts": self.prompts}
+        if not (r := self.work("generate", **job)):
+            return
         rate = r["tokens"] / r["seconds"]
-        note("generate", f"{len(prompts)} prompts, {r['tokens']} tokens in {r['seconds']:.0f} s: {rate:.0f} tokens/s, peak {r['peak']:.1f} GB", ours=rate)
-        for batch in (32, 64, 128) if peers else ():
-            if p := peer("generate", prompts=prompts, batch=batch, stop=sorted(tokenizer.stop_ids)):
+        self.note("generate", f"{len(self.prompts)} prompts, {r['tokens']} tokens in {r['seconds']:.0f} s: {rate:.0f} tokens/s, "
+                  f"peak {r['peak']:.1f} GB", ours=rate)
+        for batch in (32, 64, 128) if self.peers else ():
+            if p := self.peer("generate", batch=batch, stop=sorted(self.tokenizer.stop_ids), **job):
                 theirs = p["tokens"] / p["seconds"]
-                note("generate", f"transformers, batch {batch}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; ours is {rate / theirs:.2f} ×",
-                     **{f"transformers {batch}": theirs})
-    if "train" in parts:
+                self.note("generate", f"transformers, batch {batch}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; "
+                          f"ours is {rate / theirs:.2f} ×", **{f"transformers {batch}": theirs})
+
+    def train(self):
+        tokens = sum(len(p) + len(t) for p, t in self.rows)
         with tempfile.TemporaryDirectory() as adapter:
-            tokens = sum(len(p) + len(t) for p, t in rows)
-            job = {"rows": rows, "adapter": adapter, "dropout": 0.1}
-            if r := ours("train", **job):
+            job = {"rows": self.rows, "adapter": adapter, "dropout": 0.1}
+            if r := self.work("train", **job):
                 rate = tokens / r["seconds"]
-                note("train", f"{len(rows)} rows, {tokens} tokens: {rate:.0f} tokens/s, peak {r['peak']:.1f} GB", ours=rate, peak=r["peak"])
-                for packing in ((False,) if args.full else (False, True)) if peers else ():
-                    if p := peer("train", packing=packing, **job):
-                        theirs, name = tokens / p["seconds"], "Trainer" if args.full else "TRL packed" if packing else "TRL"
-                        note("train", f"{name}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; ours is {rate / theirs:.2f} × at "
-                             f"{r['peak'] / p['peak']:.2f} of the memory", **{name: theirs, f"{name} peak": p["peak"]})
-            job |= {"rows": rows[:32], "dropout": 0.0, "dtype": "float32", "packing": False}
-            if peers and (r := ours("train", **job)) and (p := peer("train", **job)):
+                self.note("train", f"{len(self.rows)} rows, {tokens} tokens: {rate:.0f} tokens/s, peak {r['peak']:.1f} GB", ours=rate, peak=r["peak"])
+                for packing in (False,) if self.args.full else (False, True):
+                    if p := self.peer("train", packing=packing, **job):
+                        theirs, name = tokens / p["seconds"], "Trainer" if self.args.full else "TRL packed" if packing else "TRL"
+                        self.note("train", f"{name}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; ours is {rate / theirs:.2f} × at "
+                                  f"{r['peak'] / p['peak']:.2f} of the memory", **{name: theirs, f"{name} peak": p["peak"]})
+            job |= {"rows": self.rows[:32], "dropout": 0.0, "dtype": "float32", "packing": False}
+            if self.peers and (r := self.work("train", **job)) and (p := self.peer("train", **job)):
                 apart = max(abs(a - b) / b for a, b in zip(r["losses"], p["losses"], strict=True))
-                note("train", f"float32, dropout off: losses of {len(r['losses'])} steps at most {apart:.2%} apart", loss_apart=apart)
-    if "score" in parts and args.bench_data and args.ckpt:
-        pairs = pairs_of(args, tokenizer, llama.read_config(args.ckpt)[0].context)
-        if r := ours("score", pairs=pairs):
-            rate = len(pairs) / r["seconds"]
-            note("score", f"{len(pairs)} texts, float32: {rate:.1f} a second", ours=rate)
-            if p := peer("score", pairs=pairs):
-                theirs, apart = len(pairs) / p["seconds"], max(abs(a - b) for a, b in zip(r["values"], p["values"], strict=True))
-                note("score", f"lm-eval: {theirs:.1f} a second; ours is {rate / theirs:.2f} ×, at most {apart:.1e} apart",
-                     lm_eval=theirs, apart=apart)
-    if "load" in parts and (r := ours("load")):
-        note("load", f"{r['seconds']:.2f} s; s3ft.py --help {r['help']:.2f} s", **r)
-    if "growth" in parts:
-        for kind, sizes in (("prompts", (64, 128, 256, 512, 1024)), ("new", (64, 128, 256, 512, 1024))):
-            for n in sizes:
-                of = [prompts[i % len(prompts)] for i in range(n if kind == "prompts" else 64)]
-                if r := ours("generate", prompts=of, new=64 if kind == "prompts" else n, endless=True):
-                    note("growth", f"{len(of)} prompts × {r['tokens'] // len(of)} new tokens: {r['seconds']:.1f} s, "
-                         f"{1e3 * r['seconds'] / r['tokens']:.2f} ms a token", **{f"{kind} {n}": r["seconds"]})
-    return found
+                self.note("train", f"float32, dropout off: losses of {len(r['losses'])} steps at most {apart:.2%} apart", apart=apart)
+
+    def score(self):
+        import model as llama
+        if not (self.args.bench_data and self.args.ckpt):
+            return say("score needs --ckpt and --bench-data")
+        pairs = pairs_of(self.args, self.tokenizer, llama.read_config(self.args.ckpt)[0].context)
+        if not (r := self.work("score", pairs=pairs)):
+            return
+        rate = len(pairs) / r["seconds"]
+        self.note("score", f"{len(pairs)} texts, float32: {rate:.1f} a second", ours=rate)
+        if p := self.peer("score", pairs=pairs):
+            theirs, apart = len(pairs) / p["seconds"], max(abs(a - b) for a, b in zip(r["values"], p["values"], strict=True))
+            self.note("score", f"lm-eval: {theirs:.1f} a second; ours is {rate / theirs:.2f} ×, log-probabilities at most {apart:.1e} apart",
+                      lm_eval=theirs, apart=apart)
+
+    def load(self):
+        if r := self.work("load"):
+            self.note("load", f"{r['seconds']:.2f} s after import of torch; s3ft.py --help {r['help']:.2f} s", **r)
+
+    def growth(self):
+        sizes = (64, 128, 256, 512, 1024)
+        for name, n, new in [("prompts", n, 64) for n in sizes] + [("new", 64, n) for n in sizes]:
+            of = [self.prompts[i % len(self.prompts)] for i in range(n)]
+            if r := self.work("generate", prompts=of, new=new, endless=True):
+                self.note("growth", f"{n} prompts × {new} new tokens: {r['seconds']:.1f} s, {1e3 * r['seconds'] / r['tokens']:.2f} ms a token",
+                          **{f"{name} {n if name == 'prompts' else new}": r["seconds"]})
 
 
 if __name__ == "__main__":
@@ -374,4 +395,7 @@ if __name__ == "__main__":
         job = json.load(sys.stdin)
         print(json.dumps(globals()[job["what"]](job)))
     else:
-        print(json.dumps(main(ARGS)))
+        run = Bench(ARGS)
+        for part in ARGS.only:
+            getattr(run, part)()
+        print(json.dumps(run.found))

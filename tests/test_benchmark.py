@@ -22,7 +22,7 @@ def test_all_parts(tmp_path):
     for rows in ("32", "256"):
         times = found["step"][rows]
         assert 0 < times["products"] < times["roofline"] and times["step"] > times["products"]
-    assert "transformers" not in found["generate"] and "loss_apart" not in found["train"] and "cannot be run" in said
+    assert "transformers" not in found["generate"] and "apart" not in found["train"] and "cannot be run" in said
 
 
 @pytest.mark.parametrize("shape, millions", [("1b", 1236), ("8b", 8030)])
