@@ -339,7 +339,7 @@ class Bench:
         rate = r["tokens"] / r["seconds"]
         self.note("generate", f"{len(self.prompts)} prompts, {r['tokens']} tokens in {r['seconds']:.0f} s: {rate:.0f} tokens/s, "
                   f"peak {r['peak']:.1f} GB", ours=rate)
-        for batch in (32, 64, 128) if self.peers else ():
+        for batch in (64, 128) if self.peers else ():
             if p := self.peer("generate", batch=batch, stop=sorted(self.tokenizer.stop_ids), **job):
                 theirs = p["tokens"] / p["seconds"]
                 self.note("generate", f"transformers, batch {batch}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; "

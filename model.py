@@ -230,11 +230,16 @@ def causal_attention(q, k, v, window=None):
     With a window w, position i sees i-w+1 .. i.
     """
     groups, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
+    distance = torch.arange(S - T, S, device=q.device)[:, None] - torch.arange(S, device=q.device)  # (T, S)
+    visible = (distance >= 0) & (distance < (window or S))
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and S <= 512:   # twice as fast there, backward included (NOTES.md)
+        rows = (q * q.shape[-1] ** -0.5).unflatten(1, (-1, groups)).flatten(2, 3)               # (B, KV, H / KV · T, hd)
+        scores = (rows @ k.transpose(2, 3)).unflatten(2, (groups, T)) + torch.where(visible, 0, -math.inf).to(q.dtype)
+        return (scores.softmax(-1).flatten(2, 3) @ v).view(q.shape)
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     if T == S and (window is None or S <= window):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    distance = torch.arange(S - T, S, device=q.device)[:, None] - torch.arange(S, device=q.device)  # (T, S)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=(distance >= 0) & (distance < (window or S)))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
 
 
 def packed_attention(config, lengths, device):

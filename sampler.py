@@ -56,21 +56,27 @@ class Cache:
         self.layers, self.heads, self.head_dim, self.rows, self.capacity = c.num_layers, c.num_kv_heads, c.head_dim, 0, 0
         size = slots * self.heads * round_up(longest) * self.head_dim
         self.buffer = torch.zeros(self.layers, 2, size, dtype=model.compute_dtype, device=model.device)
+        self.spare = torch.empty_like(self.buffer[0])
 
     def __getitem__(self, layer):
         shape = (2, self.rows, self.heads, self.capacity, self.head_dim)
         return self.buffer[layer, :, :math.prod(shape[1:])].view(shape)      # k, v
 
     def resize(self, keep, rows, capacity):
-        """Rows numbered `keep` become rows 0, 1, … of `rows` rows of `capacity` positions; the rest is zero."""
+        """Rows numbered `keep` become rows 0, 1, … of `rows` rows of `capacity` positions; whatever else these hold is finite, since
+        attention gives it weight 0, and 0 · NaN would be NaN."""
         shapes, length = ((self.rows, self.capacity), (rows, capacity)), min(self.capacity, capacity)
-        keep = torch.tensor(keep, dtype=torch.long, device=self.buffer.device)
-        for layer in range(self.layers):
+        in_place = capacity == self.capacity and keep == list(range(len(keep)))
+        index = torch.tensor(keep, dtype=torch.long, device=self.buffer.device)
+        for layer in range(0 if in_place else self.layers):
             self.rows, self.capacity = shapes[0]
-            kept = self[layer].index_select(1, keep)[:, :, :, :length]
+            kept = self.spare[:, :len(keep) * self[layer][0, 0].numel()].view(2, len(keep), *self[layer].shape[2:]) if keep else None
+            for part in range(2 if keep else 0):
+                torch.index_select(self[layer][part], 0, index, out=kept[part])
             self.rows, self.capacity = shapes[1]
-            new = self[layer].zero_()  # positions not yet written get weight 0 in attention, but 0 · NaN would be NaN
-            new[:, :len(keep), :, :length] = kept
+            if keep:
+                self[layer][:, :len(keep), :, :length] = kept[:, :, :, :length]
+        self.rows, self.capacity = shapes[1]
 
 
 def round_up(n):
@@ -119,15 +125,15 @@ def decode(model, cache, tokens, lengths):
     """Add one token to every row: tokens, lengths (R,) int64 -> hidden states (R, d)."""
     rows = torch.arange(len(tokens), device=model.device)
     distance = lengths[:, None] - torch.arange(cache.capacity, device=model.device)       # (R, capacity)
-    biases = {w: torch.where((distance >= 0) & (distance < (w or math.inf)), 0.0, -math.inf)[:, None, None]
-              for w in set(model.config.windows)}                            # (R, 1, 1, capacity) float32
+    biases = {w: torch.where((distance >= 0) & (distance < (w or math.inf)), 0, -math.inf).to(model.compute_dtype)[:, None, None]
+              for w in set(model.config.windows)}                            # (R, 1, 1, capacity)
 
     def attend(layer, q, k, v):                                              # q (R, H, 1, hd), k and v (R, KV, 1, hd)
         keys, values = cache[layer]                                          # (R, KV, capacity, hd)
         keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0], v[:, :, 0]
-        groups = q.view(len(rows), cache.heads, -1, cache.head_dim)          # (R, KV, H / KV, hd)
-        scores = (groups @ keys.transpose(2, 3)).float() * cache.head_dim ** -0.5 + biases[model.config.windows[layer]]
-        return (scores.softmax(-1).to(values.dtype) @ values).view(q.shape)
+        groups = (q * cache.head_dim ** -0.5).view(len(rows), cache.heads, -1, cache.head_dim)   # (R, KV, H / KV, hd)
+        scores = groups @ keys.transpose(2, 3) + biases[model.config.windows[layer]]
+        return (scores.softmax(-1) @ values).view(q.shape)
     return model.hidden(tokens[:, None], lengths[:, None], attend)[:, 0]
 
 
