@@ -4,8 +4,8 @@
     sums = logprobs(model, prompts, continuations)                          # log p(continuation | prompt), natural log
 
 `generate` keeps a number of rows ("slots") in flight: what all prompts begin with is read once, the rest longest first and several
-at a time; every step adds one token to each live row, and new prompts take the place of finished ones. Not covered: beam search, penalties, speculative
-decoding. Tasks, judges and training are elsewhere.
+at a time; every step adds one token to each live row, and new prompts take the place of finished ones. Not covered: beam search,
+penalties, speculative decoding. Tasks, judges and training are elsewhere.
 """
 import hashlib
 import math
