@@ -90,7 +90,7 @@ def in_process(python, job):
     try:
         done = subprocess.run([python, __file__, "--job"], input=json.dumps(job), capture_output=True, text=True)
     except OSError as error:
-        return say(f"{python} cannot be run: {error}")
+        return say(f"{python} cannot be run ({error}); --peers wants a Python interpreter")
     if done.returncode:
         return say(f"{job['what']} by {python} failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -125,8 +125,7 @@ def our_generate(job):
     sampler.generate(model, tokenizer, job["prompts"][:2], 4)                # warm
     start = time.perf_counter()
     responses = sampler.generate(model, tokenizer, job["prompts"], job["new"], slots=job["slots"])
-    return {"seconds": time.perf_counter() - start, "tokens": sum(len(r.ids) for r in responses), "peak": peak(job["device"]),
-            "ids": [r.ids for r in responses]}
+    return {"seconds": time.perf_counter() - start, "tokens": sum(len(r.ids) for r in responses), "peak": peak(job["device"])}
 
 
 def our_step(job):
@@ -395,7 +394,11 @@ if __name__ == "__main__":
         job = json.load(sys.stdin)
         print(json.dumps(globals()[job["what"]](job)))
     else:
-        run = Bench(ARGS)
-        for part in ARGS.only:
-            getattr(run, part)()
+        from files import InputError
+        try:
+            run = Bench(ARGS)
+            for part in ARGS.only:
+                getattr(run, part)()
+        except (InputError, OSError) as error:
+            sys.exit(say(f"bench.py: {error}") or 2)
         print(json.dumps(run.found))

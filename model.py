@@ -149,7 +149,7 @@ class Linear(nn.Linear):
 
 def project(x, *linears):
     """x (…, in) -> (…, sum of out): x Wᵀ + b of projections that read the same x, one matrix product for all of them, and
-    scale · B(A(dropout(x))) where one has an adapter; they share the dropped places of x."""
+    scale · B(A(dropout(x))) where one has an adapter. Those adapters share the dropped places of x; PEFT draws for each its own."""
     weight = joined([m.weight for m in linears]).to(x.dtype)                 # (sum of out, in)
     bias = joined([m.bias for m in linears]).to(x.dtype) if linears[0].bias is not None else None
     adapted = [m for m in linears if m.lora_A is not None]
@@ -218,8 +218,10 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x, cos, sin):
-    """Rotary position embedding, half-split layout, in float32. x (B, heads, T, hd); cos, sin (B, 1, T, hd), the first half of sin
-    negative."""
+    """Rotary position embedding (Su et al. 2021), half-split layout, in float32: (a, b) -> (a cos - b sin, b cos + a sin).
+
+    x (B, heads, T, hd); cos (B, 1, T, hd) holds (cos, cos) and sin (-sin, sin).
+    """
     y = x.float()
     return torch.addcmul(y * cos, y.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
@@ -227,19 +229,21 @@ def rotate(x, cos, sin):
 def causal_attention(q, k, v, window=None):
     """q (B, H, T, hd) of the last T of S positions, k and v (B, KV, S, hd) -> (B, H, T, hd).
 
-    With a window w, position i sees i-w+1 .. i.
+    With a window w, position i sees i-w+1 .. i. Short texts in bfloat16 on a CPU: two products, which are twice as fast there as the
+    fused kernel, backward included (NOTES.md, "Attention by two products").
     """
     groups, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
-    distance = torch.arange(S - T, S, device=q.device)[:, None] - torch.arange(S, device=q.device)  # (T, S)
-    visible = (distance >= 0) & (distance < (window or S))
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and S <= 512:   # twice as fast there, backward included (NOTES.md)
+    two_products = q.device.type == "cpu" and q.dtype == torch.bfloat16 and S <= 512
+    plain = T == S and (window is None or S <= window) and not two_products
+    if not plain:
+        distance = torch.arange(S - T, S, device=q.device)[:, None] - torch.arange(S, device=q.device)
+        visible = (distance >= 0) & (distance < (window or S))                                  # (T, S)
+    if two_products:
         rows = (q * q.shape[-1] ** -0.5).unflatten(1, (-1, groups)).flatten(2, 3)               # (B, KV, H / KV · T, hd)
         scores = (rows @ k.transpose(2, 3)).unflatten(2, (groups, T)) + torch.where(visible, 0, -math.inf).to(q.dtype)
         return (scores.softmax(-1).flatten(2, 3) @ v).view(q.shape)
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    if T == S and (window is None or S <= window):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if plain else visible, is_causal=plain)
 
 
 def packed_attention(config, lengths, device):
@@ -405,13 +409,15 @@ def load(path, dtype=torch.float32, device="cpu"):
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
                 weights[name] = f.get_tensor(name).to(device, dtype, copy=True)
-    if config.tied and "lm_head.weight" in weights and not torch.equal(weights.pop("lm_head.weight"), weights["model.embed_tokens.weight"]):
+    head, embedding = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
+    if config.tied and head is not None and not torch.equal(head, embedding):
         raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors")
     return fill(model, weights), Tokenizer(path, config.vocab_size)
 
 
 def fill(model, weights):
-    """The model, made on the meta device, with `weights` {name: tensor}, all of one dtype and device; empties `weights`."""
+    """`model`, made on the meta device, with `weights` {name: tensor} of one dtype and device, ready for use; a tied lm_head may be
+    absent. The tensors of `weights` are replaced one group at a time, so that memory holds hardly more than the model."""
     for group in (PROJECTIONS[:3], PROJECTIONS[4:6]):                        # what reads the same input lies side by side (`joined`)
         for name in [name for name in weights if f".{group[0]}." in name]:
             names = [name.replace(group[0], other) for other in group]

@@ -523,7 +523,8 @@ def claim(out, settings):
             if old.get(name) != settings.get(name) and name != "versions":
                 raise InputError(f"{out}: was made with {name} = {old.get(name)!r}, now it is {settings.get(name)!r}; "
                                  "use the same settings or another --out")
-        say(f"{out}: continues where it stopped")
+        say(f"{out}: continues where it stopped" + f", with other versions than {old.get('versions')}" * (
+            old.get("versions") != settings["versions"]))
     else:
         write_json(file, settings)
 

@@ -56,26 +56,25 @@ class Cache:
         self.layers, self.heads, self.head_dim, self.rows, self.capacity = c.num_layers, c.num_kv_heads, c.head_dim, 0, 0
         size = slots * self.heads * round_up(longest) * self.head_dim
         self.buffer = torch.zeros(self.layers, 2, size, dtype=model.compute_dtype, device=model.device)
-        self.spare = torch.empty_like(self.buffer[0])
+        self.spare = torch.empty_like(self.buffer[0]).flatten()             # where a layer's rows wait while they move
 
     def __getitem__(self, layer):
         shape = (2, self.rows, self.heads, self.capacity, self.head_dim)
         return self.buffer[layer, :, :math.prod(shape[1:])].view(shape)      # k, v
 
     def resize(self, keep, rows, capacity):
-        """Rows numbered `keep` become rows 0, 1, … of `rows` rows of `capacity` positions; whatever else these hold is finite, since
-        attention gives it weight 0, and 0 · NaN would be NaN."""
+        """Rows numbered `keep` become rows 0, 1, … of `rows` rows of `capacity` positions. What else these hold is left over and
+        finite: attention gives it weight 0, and 0 · NaN would be NaN."""
         shapes, length = ((self.rows, self.capacity), (rows, capacity)), min(self.capacity, capacity)
-        in_place = capacity == self.capacity and keep == list(range(len(keep)))
+        moves = keep != list(range(len(keep))) or keep and capacity != self.capacity
         index = torch.tensor(keep, dtype=torch.long, device=self.buffer.device)
-        for layer in range(0 if in_place else self.layers):
+        for layer in range(self.layers if moves else 0):
             self.rows, self.capacity = shapes[0]
-            kept = self.spare[:, :len(keep) * self[layer][0, 0].numel()].view(2, len(keep), *self[layer].shape[2:]) if keep else None
-            for part in range(2 if keep else 0):
-                torch.index_select(self[layer][part], 0, index, out=kept[part])
+            old = self[layer]                                                # (2, rows, KV, capacity, hd)
+            kept = self.spare[:2 * len(keep) * math.prod(old.shape[2:])].view(2, len(keep), *old.shape[2:])
+            torch.index_select(old, 1, index, out=kept)
             self.rows, self.capacity = shapes[1]
-            if keep:
-                self[layer][:, :len(keep), :, :length] = kept[:, :, :, :length]
+            self[layer][:, :len(keep), :, :length] = kept[:, :, :, :length]
         self.rows, self.capacity = shapes[1]
 
 
@@ -84,7 +83,7 @@ def round_up(n):
 
 
 def default_slots(model, longest):
-    """Rows in flight: what a quarter of the free memory holds, at most 256 (NOTES.md, "Slots")."""
+    """Rows in flight: what a quarter of the free memory holds, at most 256 (NOTES.md, "256 slots")."""
     c = model.config
     row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * round_up(longest) * model.compute_dtype.itemsize
     cuda = model.device.type == "cuda"

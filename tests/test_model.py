@@ -43,6 +43,38 @@ def test_shards_and_dtypes(tmp_path):
     assert narrow.lm_head.weight.dtype == torch.bfloat16 and logits(narrow).dtype == torch.float32
 
 
+@pytest.mark.parametrize("T, S, window", [(40, 40, None), (7, 40, None), (40, 40, 9), (7, 40, 9), (40, 40, 64)])
+def test_attention_by_two_products_is_attention(T, S, window):
+    """In bfloat16 as in float32, gradients too; and in float32 as written down, token by token."""
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, n, 16, generator=random).bfloat16() for heads, n in ((6, T), (2, S), (2, S)))
+    found = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (q, k, v)]
+        y = llama.causal_attention(*leaves, window)
+        found[dtype] = [y, *torch.autograd.grad(y.float().square().sum(), leaves)]
+    for short, exact in zip(*found.values()):
+        assert (short.float() - exact).norm() < 0.02 * exact.norm()
+    for i in range(T):
+        end = S - T + i + 1
+        start = max(0, end - (window or S))
+        keys, values = (t[:, :, start:end].float().repeat_interleave(3, 1) for t in (k, v))
+        weights = (keys @ q[:, :, i, :, None].float() / 4).softmax(2)
+        torch.testing.assert_close(found[torch.float32][0][:, :, i], (weights * values).sum(2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "mistral-window"])
+def test_texts_laid_end_to_end_do_not_see_each_other(tmp_path, family):
+    model, _ = llama.load(tiny.checkpoint(tmp_path, family))
+    texts = [[7 * i % 250 for i in range(n, 2 * n)] for n in (1, 45, 20)]
+    positions = torch.cat([torch.arange(len(t)) for t in texts])
+    with torch.no_grad():
+        packed = model.hidden(torch.tensor([sum(texts, [])]), positions[None],
+                              llama.packed_attention(model.config, [len(t) for t in texts], model.device))[0]
+        alone = torch.cat([model.hidden(torch.tensor([t]))[0] for t in texts])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
 def test_projections_of_one_input_are_joined_without_a_copy(tmp_path):
     model, _ = llama.load(tiny.checkpoint(tmp_path, "qwen2"))
     a = model.model.layers[1].self_attn
