@@ -129,7 +129,7 @@ def our_generate(job):
 
 
 def our_step(job):
-    """One decoding step at several numbers of rows with 320 positions, its products alone, and the bandwidth of a copy."""
+    """One decoding step at several numbers of rows with 192 to 320 positions, its products alone, and the bandwidth of a copy."""
     import torch
     import torch.nn.functional as F
 
@@ -144,16 +144,16 @@ def our_step(job):
     found["copy"] = bandwidth = 2 * a.nbytes / best(lambda: a.copy_(b))
     with torch.inference_mode():
         for rows in (32, 64, 128, 256):
-            cache = sampler.Cache(model, rows, 320)
-            cache.resize([], rows, 320)
-            decode, tokens, lengths = sampler.Decoder(model, cache), [5] * rows, [192 + i % 128 for i in range(rows)]
+            cache, lengths = sampler.Cache(model, rows, 320), [319 - 128 * i // rows for i in range(rows)]
+            cache.resize([], lengths)
+            decode, tokens = sampler.Decoder(model, cache), [5] * rows
             xs = {w.shape[1]: torch.randn(rows, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
 
             def step():
                 logits = model.head(decode(tokens, lengths))
                 sampler.choose(logits, 0, 1, None).tolist()
             products, seconds = best(lambda: [F.linear(xs[w.shape[1]], w) for w in weights]), best(step)
-            cached = rows * 320 * 2 * c.num_layers * c.num_kv_heads * c.head_dim * model.compute_dtype.itemsize
+            cached = (sum(lengths) + rows) * 2 * c.num_layers * c.num_kv_heads * c.head_dim * model.compute_dtype.itemsize
             found["rows"][rows] = {"step": seconds, "products": products, "roofline": products + cached / bandwidth}
             del cache, decode
     rows = job["micro_tokens"]
@@ -338,7 +338,7 @@ class Bench:
         rate = r["tokens"] / r["seconds"]
         self.note("generate", f"{len(self.prompts)} prompts, {r['tokens']} tokens in {r['seconds']:.0f} s: {rate:.0f} tokens/s, "
                   f"peak {r['peak']:.1f} GB", ours=rate)
-        for batch in (64, 128) if self.peers else ():
+        for batch in (32, 64, 128) if self.peers else ():
             if p := self.peer("generate", batch=batch, stop=sorted(self.tokenizer.stop_ids), **job):
                 theirs = p["tokens"] / p["seconds"]
                 self.note("generate", f"transformers, batch {batch}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; "

@@ -8,6 +8,7 @@ at a time; every step adds one token to each live row, and new prompts take the 
 penalties, speculative decoding. Tasks, judges and training are elsewhere.
 """
 import hashlib
+import itertools
 import math
 import os
 from dataclasses import dataclass, field
@@ -45,37 +46,50 @@ class Row:
 
 
 class Cache:
-    """Keys and values of the rows in flight: for each layer and for each of k, v a tensor (rows, KV, capacity, hd).
+    """Keys and values of the rows in flight, the row with most tokens first.
 
-    All of it lies in one buffer allocated beforehand for `slots` rows of `longest` tokens. Each layer's part is viewed as a
-    contiguous tensor of the rows and capacity in use: batched products over it need no copy (NOTES.md, "Cache layout").
+    Consecutive rows form groups of `size` (on CUDA one group), in each layer a contiguous tensor (2, rows, KV, capacity, hd) hardly
+    longer than its longest row: products over it need no copy and read little that is masked (NOTES.md, "Cache layout"). All of it
+    lies in one buffer allocated beforehand for `slots` rows of `longest` tokens.
     """
 
     def __init__(self, model, slots, longest):
         c = model.config
-        self.layers, self.heads, self.head_dim, self.rows, self.capacity = c.num_layers, c.num_kv_heads, c.head_dim, 0, 0
-        size = slots * self.heads * round_up(longest) * self.head_dim
-        self.buffer = torch.zeros(self.layers, 2, size, dtype=model.compute_dtype, device=model.device)
-        self.spare = torch.empty_like(self.buffer[0]).flatten()             # where a layer's rows wait while they move
+        self.layers, self.heads, self.head_dim, self.groups = c.num_layers, c.num_kv_heads, c.head_dim, ()
+        self.size = slots if model.device.type == "cuda" else 32
+        shape = self.layers, 2 * slots * self.heads * round_up(longest) * self.head_dim
+        self.buffer = torch.zeros(shape, dtype=model.compute_dtype, device=model.device)
+        self.spare = torch.empty_like(self.buffer[0])                        # where a layer's rows wait while they move
 
     def __getitem__(self, layer):
-        shape = (2, self.rows, self.heads, self.capacity, self.head_dim)
-        return self.buffer[layer, :, :math.prod(shape[1:])].view(shape)      # k, v
+        return self.views(self.buffer[layer])
 
-    def resize(self, keep, rows, capacity):
-        """Rows numbered `keep` become rows 0, 1, … of `rows` rows of `capacity` positions. What else these hold is left over and
-        finite: attention gives it weight 0, and 0 · NaN would be NaN."""
-        shapes, length = ((self.rows, self.capacity), (rows, capacity)), min(self.capacity, capacity)
-        moves = keep != list(range(len(keep))) or keep and capacity != self.capacity
-        index = torch.tensor(keep, dtype=torch.long, device=self.buffer.device)
-        for layer in range(self.layers if moves else 0):
-            self.rows, self.capacity = shapes[0]
-            old = self[layer]                                                # (2, rows, KV, capacity, hd)
-            kept = self.spare[:2 * len(keep) * math.prod(old.shape[2:])].view(2, len(keep), *old.shape[2:])
-            torch.index_select(old, 1, index, out=kept)
-            self.rows, self.capacity = shapes[1]
-            self[layer][:, :len(keep), :, :length] = kept[:, :, :, :length]
-        self.rows, self.capacity = shapes[1]
+    def views(self, buffer):
+        """Keys and values of each group, of the groups' (rows, capacity), laid end to end in a layer's buffer."""
+        shapes = [(2, rows, self.heads, capacity, self.head_dim) for rows, capacity in self.groups]
+        ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
+        return [buffer[a:b].view(shape) for shape, a, b in zip(shapes, ends, ends[1:])]
+
+    def resize(self, keep, lengths):
+        """Rows `keep`, in this order, become rows 0, 1, … of len(lengths) rows, longest first, which hold so many tokens.
+
+        There is room in each for as many more, up to where the longest reaches a multiple of BLOCK. What else the groups hold is left
+        over and finite: attention gives it weight 0, and 0 · NaN would be NaN.
+        """
+        before, room = self.groups, round_up(lengths[0] + 1) - lengths[0]
+        after = tuple((len(lengths[i:i + self.size]), lengths[i] + room) for i in range(0, len(lengths), self.size))
+        moves = itertools.groupby(enumerate(keep), lambda pair: (pair[0] // self.size, pair[1] // self.size))
+        moves = [(groups, list(pairs)) for groups, pairs in moves]           # rows that go from the same group to the same group
+        for layer in self.buffer if keep else ():
+            self.groups = before
+            used = sum(view.numel() for view in self.views(layer))
+            old = self.views(self.spare[:used].copy_(layer[:used]))
+            self.groups = after
+            new = self.views(layer)
+            for (to, of), pairs in moves:
+                first, n, rows = pairs[0][0] % self.size, lengths[pairs[0][0]], [i % self.size for _, i in pairs]
+                new[to][:, first:first + len(pairs), :, :n] = old[of][:, rows, :, :n]
+        self.groups = after
 
 
 def round_up(n):
@@ -92,18 +106,19 @@ def default_slots(model, longest):
 
 
 def prefill(model, cache, first, prompts, shared=()):
-    """Read `prompts` into the cache's rows first, first + 1, …; hidden states (n, d) at their last tokens.
+    """Read `prompts` into the cache's rows first, first + 1, … of one group; hidden states (n, d) at their last tokens.
 
     shared: keys and values (2, KV, P, hd) a layer of the P tokens with which all of them begin, where these are known.
     """
     n, T, P = len(prompts), max(map(len, prompts)), shared[0].shape[2] if shared else 0
+    group = [cache[layer][first // cache.size] for layer in range(cache.layers)]
     ids = torch.tensor([p[P:] + [0] * (T - len(p)) for p in prompts], device=model.device)  # (n, T - P), padded on the right,
 
     def attend(layer, q, k, v):                                              # where causal attention never looks
         kv = torch.stack([k, v])                                             # (2, n, KV, T - P, hd)
         if shared:
             kv = torch.cat([shared[layer][:, None].expand(-1, n, -1, -1, -1), kv], dim=3)
-        cache[layer][:, first:first + n, :, :T] = kv
+        group[layer][:, first % cache.size:][:, :n, :, :T] = kv
         return causal_attention(q, *kv, model.config.windows[layer])
     h = model.hidden(ids, torch.arange(P, T, device=model.device)[None], attend)            # (n, T - P, d)
     last = torch.tensor([len(p) - 1 - P for p in prompts], device=model.device)
@@ -115,36 +130,41 @@ def read_shared(model, cache, prompts):
     P = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)  # of lists too, whatever its name
     if len(prompts) == 1 or P == 0:
         return ()
-    cache.resize([], 1, round_up(P))
+    cache.resize([], [P])
     prefill(model, cache, 0, [prompts[0][:P]])
-    return [cache[layer][:, 0, :, :P].clone() for layer in range(cache.layers)]
+    return [cache[layer][0][:, 0, :, :P].clone() for layer in range(cache.layers)]
 
 
 def decode(model, cache, tokens, lengths):
     """Add one token to every row: tokens, lengths (R,) int64 -> hidden states (R, d)."""
-    rows = torch.arange(len(tokens), device=model.device)
-    distance = lengths[:, None] - torch.arange(cache.capacity, device=model.device)       # (R, capacity)
-    biases = {w: torch.where((distance >= 0) & (distance < (w or math.inf)), 0, -math.inf).to(model.compute_dtype)[:, None, None]
-              for w in set(model.config.windows)}                            # (R, 1, 1, capacity)
+    groups = []                                                              # of each: its rows, their lengths, biases by window
+    for (n, capacity), at in zip(cache.groups, lengths.split(cache.size)):
+        distance = at[:, None] - torch.arange(capacity, device=model.device)                                # (n, capacity)
+        groups.append((torch.arange(n, device=model.device), at, {w: torch.where(
+            (distance >= 0) & (distance < (w or math.inf)), 0, -math.inf).to(model.compute_dtype)[:, None, None]
+            for w in set(model.config.windows)}))
 
     def attend(layer, q, k, v):                                              # q (R, H, 1, hd), k and v (R, KV, 1, hd)
-        keys, values = cache[layer]                                          # (R, KV, capacity, hd)
-        keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0], v[:, :, 0]
-        groups = (q * cache.head_dim ** -0.5).view(len(rows), cache.heads, -1, cache.head_dim)   # (R, KV, H / KV, hd)
-        scores = groups @ keys.transpose(2, 3) + biases[model.config.windows[layer]]
-        return (scores.softmax(-1) @ values).view(q.shape)
+        kv, y = torch.cat([k, v], dim=2).transpose(1, 2), []                 # (R, 2, KV, hd)
+        heads = (q * cache.head_dim ** -0.5).view(len(q), cache.heads, -1, cache.head_dim)                  # (R, KV, H / KV, hd)
+        for group, (rows, at, biases), q_n, kv_n in zip(cache[layer], groups, heads.split(cache.size), kv.split(cache.size)):
+            group[:, rows, :, at] = kv_n
+            keys, values = group                                             # (n, KV, capacity, hd)
+            scores = q_n @ keys.transpose(2, 3) + biases[model.config.windows[layer]]                       # (n, KV, H / KV, capacity)
+            y.append(scores.softmax(-1) @ values)
+        return torch.cat(y).view(q.shape)
     return model.hidden(tokens[:, None], lengths[:, None], attend)[:, 0]
 
 
 class Decoder:
-    """`decode` for lists of tokens and lengths; on CUDA as a graph for each (rows, capacity), since the kernels of a small model
+    """`decode` for lists of tokens and lengths; on CUDA as a graph for each size of the cache, since the kernels of a small model
     take less time than their launch."""
 
     def __init__(self, model, cache):
         self.model, self.cache, self.graphs = model, cache, {}
 
     def __call__(self, tokens, lengths):
-        given, key = torch.tensor([tokens, lengths], device=self.model.device), (self.cache.rows, self.cache.capacity)
+        given, key = torch.tensor([tokens, lengths], device=self.model.device), self.cache.groups
         if self.model.device.type != "cuda":
             return decode(self.model, self.cache, *given)
         if key not in self.graphs:
@@ -230,19 +250,23 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
         come = [waiting.pop() for _ in range(min(free, len(waiting)))] if free >= slots / 8 else []
         new = [Row(i, len(prompts[i]), random_numbers(seed, prompts[i], max_new_tokens) if temperature else [0.0] * max_new_tokens)
                for i in come]
-        capacity = round_up(max(r.length for r in live + new) + 1)
+        needed = max(r.length for r in live + new) + 1
+        capacity = cache.groups[0][1] if rows else 0
         idle = len(rows) - len(live) >= len(rows) / (2 if model.device.type == "cuda" else 8)  # a graph a size: fewer sizes there
-        if new or capacity > cache.capacity or capacity <= cache.capacity - 2 * BLOCK or idle:
-            cache.resize([i for i, r in enumerate(rows) if not r.done], len(live) + len(new), capacity)
+        if new or idle or not capacity - 2 * BLOCK < needed <= capacity:
+            cache.resize([i for i, r in enumerate(rows) if not r.done], [r.length for r in live + new])
             rows = live + new
         if new:
-            for n in range(len(live), len(rows), 16):                        # of like length: 16 together hold little padding
-                accept(rows[n:n + 16], prefill(model, cache, n, [prompts[r.index] for r in rows[n:n + 16]], shared))
+            starts = [len(live), *range((len(live) // 16 + 1) * 16, len(rows), 16)]     # of like length: 16 hold little padding
+            for a, b in zip(starts, [*starts[1:], len(rows)]):
+                accept(rows[a:b], prefill(model, cache, a, [prompts[r.index] for r in rows[a:b]], shared))
         else:
             h = step([r.ids[-1] for r in rows], [r.length for r in rows])
+            h = h if len(live) == len(rows) else h[[not r.done for r in rows]]
             for row in live:
                 row.length += 1
-            accept(live, h if len(live) == len(rows) else h[[not r.done for r in rows]])
+            for n in range(0, len(live), 128):                               # logits of more rows would not be reused memory
+                accept(live[n:n + 128], h[n:n + 128])
         written += len(new or live)
         bar.set_postfix_str(f"{written / (bar.format_dict['elapsed'] or 1):.0f} tokens/s", refresh=False)
         bar.update(sum(r is not None for r in out) - bar.n)

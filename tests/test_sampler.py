@@ -46,6 +46,12 @@ def test_greedy_equals_one_at_a_time(pair, reference, slots):
         assert r.text == pair[1].decode(r.ids[:-1] if r.finish == "stop" else r.ids)
 
 
+def test_many_rows_in_several_groups(pair, reference):
+    order = [i for n in range(4) for i in random.Random(n).sample(range(len(PROMPTS)), len(PROMPTS))]
+    responses = sampler.generate(*pair, [PROMPTS[i] for i in order], CAP, slots=100)
+    assert [r.ids for r in responses] == [reference[i][0] for i in order]
+
+
 def test_order_and_company_do_not_matter(pair, reference):
     chosen = random.Random(1).sample(range(len(PROMPTS)), 11)
     responses = sampler.generate(*pair, [PROMPTS[i] for i in chosen], CAP, slots=4)
@@ -109,7 +115,7 @@ def test_finished_rows_make_room(pair, monkeypatch, slots):
     def counted(model, cache, tokens, lengths):
         nonlocal computed
         computed += len(tokens)
-        assert cache.capacity < max(lengths) + 1 + 3 * sampler.BLOCK  # and the cache is no longer than it need be
+        assert cache.groups[0][1] < max(lengths) + 1 + 3 * sampler.BLOCK  # and the cache is no longer than it need be
         return decode(model, cache, tokens, lengths)
     monkeypatch.setattr(sampler, "decode", counted)
     responses = sampler.generate(*pair, PROMPTS, CAP, slots=slots)
