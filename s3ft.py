@@ -70,7 +70,7 @@ def parse(argv=None):
     p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--lr", type=float, help="peak learning rate (default: 2e-4, with --full 1e-5)")
     p.add_argument("--batch", type=int, default=8, metavar="N", help="examples of an optimiser step")
-    p.add_argument("--micro-tokens", type=int, default=1024, metavar="N", help="tokens of a micro-batch")
+    p.add_argument("--micro-tokens", type=int, metavar="N", help="tokens of a micro-batch (default: by memory)")
     p.add_argument("--lora-rank", type=int, default=8)
     p.add_argument("--lora-alpha", type=float, default=16)
     p.add_argument("--lora-dropout", type=float, default=0.1)
@@ -258,12 +258,13 @@ def train(model, rows, args, directory, seed):
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, weight_decay=0.0)
     steps = steps_of(len(rows), args, seed)
     state = directory / "state.safetensors"
-    first = load_state(state, parameters, optimizer) if state.exists() else 0
+    model.train()
+    first, budget = load_state(state, parameters, optimizer) if state.exists() else (0, args.micro_tokens or default_budget(model))
     log = resume_csv(directory / "train.csv", first)
     if first:
         say(f"{directory.name}: training goes on after step {first} of {len(steps)}")
-    model.train()
-    saved, cost, tokens, budget, start = time.perf_counter(), 0.0, 0, args.micro_tokens, time.perf_counter()
+    say(f"{directory.name}: micro-batches of {budget} tokens, {sampler.free_memory(model.device) / 1e9:.1f} GB of memory free")
+    saved, cost, tokens, start = time.perf_counter(), 0.0, 0, time.perf_counter()
     with open(log, "a", newline="") as file, tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar:
         writer = csv.writer(file)
         for step in range(first, len(steps)):
@@ -299,7 +300,7 @@ def train(model, rows, args, directory, seed):
             if step + 1 < len(steps) and time.perf_counter() - saved > max(10, 20 * cost):
                 file.flush()
                 saved = time.perf_counter()
-                save_state(state, parameters, optimizer, step + 1)
+                save_state(state, parameters, optimizer, step + 1, budget)
                 cost, saved = time.perf_counter() - saved, time.perf_counter()
     model.eval()
     add_speed(args.out, "train", tokens, time.perf_counter() - start)
@@ -340,6 +341,24 @@ def micro_batches(batch, budget):
     return parts
 
 
+def default_budget(model):
+    """Tokens of a micro-batch: a power of two for which half of the free memory suffices; more than 1,024 on a CPU or 16,384 on
+    CUDA gain nothing (NOTES.md, "Speed"). What backward keeps of a token is measured on two short texts."""
+    def kept(n):
+        """Bytes of all that a forward pass over n tokens saves for the backward one."""
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            alive = model.hidden(torch.zeros(1, n, dtype=torch.long, device=model.device))  # noqa: F841: keeps addresses apart
+        return sum(storages.values())
+    state = sum(12 * p.numel() for p in model.parameters() if p.requires_grad)               # gradient and two moments, float32
+    fits = (sampler.free_memory(model.device) - state) / 2 / (kept(128) - kept(64)) * 64
+    return min(16_384 if model.device.type == "cuda" else 1024, 2 ** max(6, int(math.log2(max(fits, 1)))))
+
+
 def steps_of(n, args, seed):
     """The batches [[row numbers]] of all epochs: each epoch is a permutation of the n rows, drawn from (seed, epoch)."""
     steps = []
@@ -358,25 +377,25 @@ def learning_rate(step, steps, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def save_state(path, parameters, optimizer, step):
-    """Weights in training and the moments of AdamW, as safetensors; the step stands in the file's metadata."""
+def save_state(path, parameters, optimizer, step, budget):
+    """Weights in training and the moments of AdamW, as safetensors; step and micro-batch stand in the file's metadata."""
     tensors = {}
     for name, p in parameters.items():
         moments = optimizer.state[p]
         tensors |= {name: p.detach(), f"{name}:m": moments["exp_avg"], f"{name}:v": moments["exp_avg_sq"]}
     with replace(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step)})
+        safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step), "budget": str(budget)})
 
 
 def load_state(path, parameters, optimizer):
-    """The step after which `path` was saved; fills weights and moments."""
+    """The step after which `path` was saved and the tokens of a micro-batch there; fills weights and moments."""
     with safetensors.safe_open(path, "pt") as f:
-        step = int(f.metadata()["step"])
+        step, budget = (int(f.metadata()[name]) for name in ("step", "budget"))
         for name, p in parameters.items():
             p.data.copy_(f.get_tensor(name))
             optimizer.state[p] = {"step": torch.tensor(float(step)), "exp_avg": f.get_tensor(f"{name}:m").to(p.device),
                                   "exp_avg_sq": f.get_tensor(f"{name}:v").to(p.device)}
-    return step
+    return step, budget
 
 
 def resume_csv(path, step):

@@ -11,7 +11,10 @@ import hashlib
 import itertools
 import math
 import os
+import re
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -73,11 +76,11 @@ class Cache:
     def resize(self, keep, lengths):
         """Rows `keep`, in this order, become rows 0, 1, … of len(lengths) rows, longest first, which hold so many tokens.
 
-        There is room in each for as many more, up to where the longest reaches a multiple of BLOCK. What else the groups hold is left
-        over and finite: attention gives it weight 0, and 0 · NaN would be NaN.
+        There is room in each for as many more, up to where the longest reaches a multiple of BLOCK. Capacities are multiples of 32,
+        which the kernels like. What else the groups hold is left over and finite: attention gives it weight 0, and 0 · NaN is NaN.
         """
         before, room = self.groups, round_up(lengths[0] + 1) - lengths[0]
-        after = tuple((len(lengths[i:i + self.size]), lengths[i] + room) for i in range(0, len(lengths), self.size))
+        after = tuple((len(lengths[i:i + self.size]), round_up(lengths[i] + room, 32)) for i in range(0, len(lengths), self.size))
         moves = itertools.groupby(enumerate(keep), lambda pair: (pair[0] // self.size, pair[1] // self.size))
         moves = [(groups, list(pairs)) for groups, pairs in moves]           # rows that go from the same group to the same group
         for layer in self.buffer if keep else ():
@@ -92,17 +95,27 @@ class Cache:
         self.groups = after
 
 
-def round_up(n):
-    return math.ceil(n / BLOCK) * BLOCK
+def round_up(n, to=BLOCK):
+    return math.ceil(n / to) * to
+
+
+def free_memory(device):
+    """Bytes that can be had on `device`; on a CPU within the limit of the control group too, as in a container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free, meminfo, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2, Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if meminfo.exists():
+        free = int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1]) * 1024
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(limit.with_name("memory.current").read_text()))
+    return free
 
 
 def default_slots(model, longest):
     """Rows in flight: what a quarter of the free memory holds, at most 256 (NOTES.md, "256 slots")."""
     c = model.config
     row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * round_up(longest) * model.compute_dtype.itemsize
-    cuda = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info(model.device)[0] if cuda else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(256, free // 4 // row))
+    return max(1, min(256, free_memory(model.device) // 4 // row))
 
 
 def prefill(model, cache, first, prompts, shared=()):
@@ -217,13 +230,9 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
                              f"{model.config.context}, the model's context: shorten it, leave it out or ask for fewer new tokens")
     if not prompts:
         return []
-    longest = max(map(len, prompts)) + max_new_tokens
+    longest, out, written = max(map(len, prompts)) + max_new_tokens, [None] * len(prompts), 0
     slots = min(slots or default_slots(model, longest), len(prompts))
-    cache, rows, out, written = Cache(model, slots, longest), [], [None] * len(prompts), 0
-    step = Decoder(model, cache)
-    shared = read_shared(model, cache, prompts)                              # a system prompt, examples in context: read once
-    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))     # popped from the end: longest first
-    bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None)
+    bar = tqdm(total=len(prompts), desc=progress and f"{progress}, {slots} at once", unit="prompt", disable=progress is None)
 
     def accept(rows, h):
         """The next token of each of `rows` from hidden states h (len(rows), d)."""
@@ -241,35 +250,47 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
                 if on_done:
                     on_done(row.index, out[row.index])
 
-    while True:
-        live = [r for r in rows if not r.done]
-        if not live and not waiting:
-            break
-        # New prompts come when an eighth of the slots is free, so that several are read together.
-        free = slots - len(live)
-        come = [waiting.pop() for _ in range(min(free, len(waiting)))] if free >= slots / 8 else []
-        new = [Row(i, len(prompts[i]), random_numbers(seed, prompts[i], max_new_tokens) if temperature else [0.0] * max_new_tokens)
-               for i in come]
-        needed = max(r.length for r in live + new) + 1
-        capacity = cache.groups[0][1] if rows else 0
-        idle = len(rows) - len(live) >= len(rows) / (2 if model.device.type == "cuda" else 8)  # a graph a size: fewer sizes there
-        if new or idle or not capacity - 2 * BLOCK < needed <= capacity:
-            cache.resize([i for i, r in enumerate(rows) if not r.done], [r.length for r in live + new])
-            rows = live + new
-        if new:
-            starts = [len(live), *range((len(live) // 16 + 1) * 16, len(rows), 16)]     # of like length: 16 hold little padding
-            for a, b in zip(starts, [*starts[1:], len(rows)]):
-                accept(rows[a:b], prefill(model, cache, a, [prompts[r.index] for r in rows[a:b]], shared))
-        else:
-            h = step([r.ids[-1] for r in rows], [r.length for r in rows])
-            h = h if len(live) == len(rows) else h[[not r.done for r in rows]]
-            for row in live:
-                row.length += 1
-            for n in range(0, len(live), 128):                               # logits of more rows would not be reused memory
-                accept(live[n:n + 128], h[n:n + 128])
-        written += len(new or live)
-        bar.set_postfix_str(f"{written / (bar.format_dict['elapsed'] or 1):.0f} tokens/s", refresh=False)
-        bar.update(sum(r is not None for r in out) - bar.n)
+    def answer(waiting, slots):
+        """Fill `out` at the indices `waiting`, taken from the end, with at most `slots` rows at once."""
+        nonlocal written
+        cache, rows, live = Cache(model, slots, longest), [], []
+        step, shared = Decoder(model, cache), read_shared(model, cache, prompts)
+        while live or waiting:
+            # New prompts come when an eighth of the slots is free, so that several are read together.
+            free = slots - len(live)
+            come = [waiting.pop() for _ in range(min(free, len(waiting)))] if free >= slots / 8 else []
+            new = [Row(i, len(prompts[i]), random_numbers(seed, prompts[i], max_new_tokens) if temperature else [0.0] * max_new_tokens)
+                   for i in come]
+            needed, capacity = max(r.length for r in live + new) + 1, cache.groups[0][1] if rows else 0
+            idle = len(rows) - len(live) >= len(rows) / (2 if model.device.type == "cuda" else 8)  # a graph a size: fewer there
+            if new or idle or not capacity - 2 * BLOCK < needed <= capacity:
+                cache.resize([i for i, r in enumerate(rows) if not r.done], [r.length for r in live + new])
+                rows = live + new
+            if new:
+                starts = [len(live), *range((len(live) // 16 + 1) * 16, len(rows), 16)]  # of like length: 16 hold little padding
+                for a, b in zip(starts, [*starts[1:], len(rows)]):
+                    accept(rows[a:b], prefill(model, cache, a, [prompts[r.index] for r in rows[a:b]], shared))
+            else:
+                h = step([r.ids[-1] for r in rows], [r.length for r in rows])
+                h = h if len(live) == len(rows) else h[[not r.done for r in rows]]
+                for row in live:
+                    row.length += 1
+                for n in range(0, len(live), 128):                           # logits of more rows would not be reused memory
+                    accept(live[n:n + 128], h[n:n + 128])
+            written += len(new or live)
+            live = [r for r in rows if not r.done]
+            bar.set_postfix_str(f"{written / (bar.format_dict['elapsed'] or 1):.0f} tokens/s", refresh=False)
+            bar.update(sum(r is not None for r in out) - bar.n)
+
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))       # longest first
+    while todo := [i for i in order if out[i] is None]:
+        try:
+            answer(todo, slots)
+        except torch.OutOfMemoryError:
+            if slots == 1:
+                raise InputError(f"a response of {longest} tokens does not fit into the memory; ask for fewer new tokens")
+            slots //= 2
+            tqdm.write(f"out of memory; {slots} responses at once from here", file=sys.stderr)
     bar.close()
     return out
 

@@ -210,8 +210,8 @@ def run_training(path, monkeypatch, die_after=None, **changes):
             clock = iter(range(0, 10 ** 9, 11))
             m.setattr(s3ft.time, "perf_counter", lambda: next(clock))  # so that every step is saved
 
-            def save_and_die(state, parameters, optimizer, step):
-                save(state, parameters, optimizer, step)
+            def save_and_die(state, parameters, optimizer, step, budget):
+                save(state, parameters, optimizer, step, budget)
                 if attempt == 1 and step == die_after:
                     raise KeyboardInterrupt
             m.setattr(s3ft, "save_state", save_and_die)
@@ -220,6 +220,7 @@ def run_training(path, monkeypatch, die_after=None, **changes):
                 break
             except KeyboardInterrupt:
                 assert attempt == 1
+                args.micro_tokens = None                                      # less memory may be free now: what was begun goes on
     rows = [line.split(",")[:5] for line in (path / "arm/train.csv").read_text().splitlines()]
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, rows
 
@@ -258,6 +259,22 @@ def test_out_of_memory_halves_the_micro_batches(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(s3ft, "accumulate_gradients", too_much(0))
     with pytest.raises(InputError, match="step 1 does not fit into the memory"):
         s3ft.train(model, ROWS, options(out=tmp_path / "c"), tmp_path / "c/arm", 0)
+
+
+def test_micro_batches_follow_the_free_memory(tmp_path, monkeypatch):
+    model, _ = llama.load(tiny.checkpoint(tmp_path, "qwen2"))
+    llama.add_lora(model, 4, 8, 0.2)
+    model.train()
+    budgets = []
+    for free in (1e15, 12e6, 6e6, 3e6, 1):
+        monkeypatch.setattr(s3ft.sampler, "free_memory", lambda device: free)
+        budgets.append(s3ft.default_budget(model))
+    assert budgets[0] == 1024 and 64 < budgets[1] < 1024 and budgets[1:4] == [budgets[1], budgets[1] // 2, budgets[1] // 4] and budgets[4] == 64
+    n, saved = budgets[1], []                                                 # the tensors kept in a micro-batch of that size
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        model.hidden(torch.zeros(1, n, dtype=torch.long))
+    kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
+    assert 3e6 < sum(kept.values()) < 6e6, sum(kept.values())
 
 
 def test_every_epoch_visits_every_row_once():

@@ -132,6 +132,35 @@ def test_graphs_equal_eager_steps_and_the_cpu(reference, pair, monkeypatch):
     assert [r.ids for r in graphs] == [r.ids for r in sampler.generate(model, tokenizer, PROMPTS, CAP, slots=8)] == [ids for ids, _ in reference]
 
 
+def test_out_of_memory_halves_the_slots(pair, reference, monkeypatch, capsys):
+    decode, sizes = sampler.decode, []
+
+    def too_much(model, cache, tokens, lengths):
+        sizes.append(len(tokens))
+        if len(tokens) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(model, cache, tokens, lengths)
+    monkeypatch.setattr(sampler, "decode", too_much)
+    seen = []
+    responses = sampler.generate(*pair, PROMPTS, CAP, slots=16, on_done=lambda i, response: seen.append(i))
+    assert [r.ids for r in responses] == [ids for ids, _ in reference] and sorted(seen) == list(range(len(PROMPTS)))
+    assert max(sizes) > 8 and "4 responses at once" in capsys.readouterr().err
+    monkeypatch.setattr(sampler, "decode", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(InputError, match="does not fit into the memory"):
+        sampler.generate(*pair, PROMPTS[:2], CAP)
+
+
+def test_free_memory_heeds_the_limit_of_a_container(monkeypatch):
+    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   1000 kB\n", "/sys/fs/cgroup/memory.max": "600000\n", "/sys/fs/cgroup/memory.current": "100000\n"}
+    monkeypatch.setattr(sampler.Path, "exists", lambda path: str(path) in files)
+    monkeypatch.setattr(sampler.Path, "read_text", lambda path: files[str(path)])
+    free = [sampler.free_memory(torch.device("cpu"))]
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    free.append(sampler.free_memory(torch.device("cpu")))
+    files.clear()
+    assert free == [500_000, 1_024_000] and sampler.free_memory(torch.device("cpu")) > 2 ** 27
+
+
 def test_on_done_is_called_once_a_prompt(pair):
     seen = {}
 
