@@ -177,7 +177,7 @@ def our_train(job):
             llama.save_adapter(model, Path(job["adapter"]), job["ckpt"])
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=job["lr"], weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=job["lr"], weight_decay=0.0, fused=True)
     losses, start = [], time.perf_counter()
     for at in range(0, len(job["rows"]), 8):
         losses.append(s3ft.accumulate_gradients(model, job["rows"][at:at + 8], job["micro_tokens"]))

@@ -3,9 +3,12 @@
 Errors that a user can mend (`InputError`: one line that names the file, the row and the mend), outputs that are whole or
 absent (`replace`), and append-only JSONL journals that outlive a kill (`Journal`).
 """
+import codecs
 import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -32,6 +35,20 @@ def replace(path):
             temporary.unlink(missing_ok=True)
 
 
+def lock(directory):
+    """A file that holds `directory` for this process, until it ends, however it ends; InputError where another process holds it.
+    What a killed process left behind half-written is removed."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    file = open(Path(directory) / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{directory}: another run is at work there; wait until it ends, or use another --out")
+    for left in list(Path(directory).rglob(".*.tmp")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return file
+
+
 def write_text(path, text):
     with replace(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -41,34 +58,74 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path):
-    """The value in a JSON file; InputError where it is absent or not JSON."""
+def read_json(path, kind=object):
+    """The value in a JSON file; InputError where it is absent, not JSON or not of this kind."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})")
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: holds a JSON {type(value).__name__}, a {kind.__name__} is needed")
+    return value
 
 
-def read_jsonl(path):
-    """Yield (line number from 1, dict) for each line that is not blank; InputError names file and line."""
+def read_jsonl(path, parse=lambda number, row: (number, row)):
+    """[parse(line number from 1, dict)] of the lines that are not blank. InputError names file and line, of up to ten bad lines at once:
+    those that are no JSON object, and those that `parse` refuses by an InputError."""
+    def read(numbered):
+        number, line = numbered
+        try:
+            return parse(number, json_object(line))
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}; mend or remove this line")
     try:
-        with open(path, encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:  # broken, a number of 5,000 digits, nested a thousand deep
-                    raise InputError(f"{path}:{number}: not JSON ({getattr(error, 'msg', error)}); mend or remove this line")
-                if not isinstance(row, dict):
-                    raise InputError(f"{path}:{number}: a JSON object was expected, found {type(row).__name__}")
-                yield number, row
+        with open(path, "rb") as file:
+            lines = ((number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line) for number, line in enumerate(file, 1))
+            return gather(filter(lambda numbered: numbered[1].strip(), lines), read)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})")
+
+
+def json_object(line):
+    """The dict in a line of bytes; InputError says what is wrong with the line."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 ({error.reason} at byte {error.start + 1})")
+    except (ValueError, RecursionError) as error:                            # broken, a number of 5,000 digits, nested a thousand deep
+        raise InputError(f"not JSON ({getattr(error, 'msg', error)})")
+    if not isinstance(row, dict):
+        raise InputError(f"a JSON object was expected, found {type(row).__name__}")
+    return row
+
+
+def plain(value):
+    """`value` itself; InputError where a text anywhere in it holds NUL or half of a surrogate pair, which are no text."""
+    if isinstance(value, str) and (bad := re.search("[\0\ud800-\udfff]", value)):
+        raise InputError(f"the text {value[:40]!a} holds {bad[0]!a} at character {bad.start() + 1}")
+    for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        plain(part)
+    return value
+
+
+def gather(items, parse):
+    """[parse(item)] of all items. InputError: the first ten that `parse` raises, one a line."""
+    found, faults = [], []
+    for item in items:
+        try:
+            found.append(parse(item))
+        except InputError as error:
+            faults.append(str(error))
+            if len(faults) == 10:
+                faults.append("… (what comes after was not looked at)")
+                break
+    if faults:
+        raise InputError("\n".join(faults))
+    return found
 
 
 class Journal:

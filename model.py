@@ -9,12 +9,16 @@ Whatever cannot be computed exactly is refused with one line that names the file
 weights, rope types besides default, linear and llama3, tokenizers without a tokenizer.json. Tasks, judges and the cache of
 the sampler are elsewhere: attention over past keys is a function the caller passes in (`attend`).
 """
+import contextlib
 import datetime
 import itertools
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +68,7 @@ class Config:
 def read_config(path):
     """(Config, the raw dict) of `path`/config.json, old layout (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
     file = Path(path) / "config.json"
-    raw = read_json(file)
+    raw = read_json(file, dict)
 
     def refuse(what):
         raise InputError(f"{file}: {what}")
@@ -84,7 +88,10 @@ def read_config(path):
     if raw.get("hidden_act", "silu") != "silu":
         refuse(f"activation {raw['hidden_act']!r} is not supported, only silu")
 
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        refuse(f"\"rope_scaling\" should be an object, found {rope!r}")
+    rope = dict(rope)
     rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     needed = {"default": (), "linear": ("factor",),
               "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
@@ -103,7 +110,7 @@ def read_config(path):
     kv_heads = number("num_key_value_heads", heads if family == "llama" else None)
     if heads % kv_heads:
         refuse(f"{heads} attention heads are not a multiple of {kv_heads} key-value heads")
-    head_dim = raw.get("head_dim") or (128 if family == "qwen3" else number("hidden_size") // heads)
+    head_dim = number("head_dim") if raw.get("head_dim") else 128 if family == "qwen3" else number("hidden_size") // heads
     # Sliding windows as transformers has them: none in Llama, every layer in Mistral, by layer_types or from max_window_layers in Qwen.
     window = raw.get("sliding_window") if family == "mistral" or raw.get("use_sliding_window") else None
     if family == "llama" or window is None:
@@ -360,7 +367,7 @@ def shards(path):
     if (path / "model.safetensors").exists():
         files = [path / "model.safetensors"]
     elif index.exists():
-        weight_map = read_json(index).get("weight_map")
+        weight_map = read_json(index, dict).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(f, str) and Path(f).name == f for f in weight_map.values()):
             raise InputError(f"{index}: no \"weight_map\" of tensor names to file names")
         files = [path / name for name in sorted(set(weight_map.values()))]
@@ -408,7 +415,10 @@ def load(path, dtype=torch.float32, device="cpu"):
                     raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}")
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
-                weights[name] = f.get_tensor(name).to(device, dtype, copy=True)
+                tensor = f.get_tensor(name)
+                if not tensor.sum(dtype=torch.float32).isfinite():
+                    raise InputError(f"{file}: {name} holds NaN or infinite values; download it again, or use a checkpoint from before")
+                weights[name] = tensor.to(device, dtype, copy=True)
     head, embedding = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
     if config.tied and head is not None and not torch.equal(head, embedding):
         raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors")
@@ -434,6 +444,16 @@ def fill(model, weights):
     return model.eval()
 
 
+def write_tensors(path, tensors, metadata):
+    """A safetensors file with the rights that any other file gets; OSError where it cannot be written."""
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path}: {error}")
+    os.umask(mask := os.umask(0))                                            # the library makes files for their owner alone
+    os.chmod(path, 0o666 & ~mask)
+
+
 def save(model, tokenizer, path):
     """Write a directory that transformers opens with the same logits: weights in the compute dtype, LoRA merged in float32."""
     weights = {}
@@ -448,7 +468,7 @@ def save(model, tokenizer, path):
     raw.pop("torch_dtype", None)  # the old name of the same entry
     with replace(path) as temporary:
         temporary.mkdir(parents=True)
-        safetensors.torch.save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(temporary / "model.safetensors", weights, {"format": "pt"})
         write_json(temporary / "config.json", raw)
         tokenizer.save(temporary)
 
@@ -483,13 +503,30 @@ def save_adapter(model, path, base):
     weights = {f"base_model.model.{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters() if ".lora_" in name}
     with replace(path) as temporary:
         temporary.mkdir(parents=True)
-        safetensors.torch.save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(temporary / "adapter_model.safetensors", weights, {"format": "pt"})
         write_json(temporary / "adapter_config.json", {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "bias": "none",
             "fan_in_fan_out": False, "inference_mode": True, **model.lora})
 
 
 # -------------------------------------------------------------------------------------------------------------------- tokenizer
+
+@contextlib.contextmanager
+def deadline(seconds):
+    """TimeoutError within, after so many seconds; in threads other than the main one, which get no signals, never."""
+    def expire(*_):
+        raise TimeoutError(f"it took more than {seconds} seconds")
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
 
 class Tokenizer:
     """tokenizer.json, the chat template and the stop set of a checkpoint.
@@ -516,14 +553,17 @@ class Tokenizer:
         self.special = {token.content: i for i, token in added.items() if token.special}
         self.forgeable = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or r"(?!)")
 
-        config = read_json(self.path / "tokenizer_config.json") if (self.path / "tokenizer_config.json").exists() else {}
+        config = read_json(self.path / "tokenizer_config.json", dict) if (self.path / "tokenizer_config.json").exists() else {}
         names = {n: t["content"] if isinstance(t, dict) else t for n in ("bos_token", "eos_token", "unk_token", "pad_token")
                  if (t := config.get(n))}
         source = config.get("chat_template") or PLAIN_TEMPLATE
         if isinstance(source, list):
             source = {t["name"]: t["template"] for t in source}.get("default", PLAIN_TEMPLATE)
         if (self.path / "chat_template.jinja").exists():
-            source = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
+            try:
+                source = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"{self.path}/chat_template.jinja: not UTF-8 ({error.reason}); download it again")
         names = {"bos_token": "", "eos_token": "", **names}
         self.render = self._compile(source, names)
 
@@ -531,8 +571,11 @@ class Tokenizer:
         eos = self.tok.token_to_id(names["eos_token"])
         self.stop_ids = set() if eos is None else {eos}
         for name in ("config.json", "generation_config.json"):
-            ends = read_json(self.path / name).get("eos_token_id") if (self.path / name).exists() else None
-            self.stop_ids |= set(ends if isinstance(ends, list) else [ends] if ends is not None else [])
+            ends = read_json(self.path / name, dict).get("eos_token_id") if (self.path / name).exists() else None
+            ends = ends if isinstance(ends, list) else [ends] if ends is not None else []
+            if not all(type(end) is int for end in ends):
+                raise InputError(f"{self.path / name}: \"eos_token_id\" should be a number or a list of numbers, found {ends!r}")
+            self.stop_ids |= set(ends)
         mark = uuid.uuid4().hex
         after = self.render([{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}], False).partition(mark)[2]
         ends = [i for i in self.tok.encode(after, add_special_tokens=False).ids if i in self.special.values()]
@@ -556,7 +599,8 @@ class Tokenizer:
 
         def render(messages, add_generation_prompt):
             try:
-                return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names)
+                with deadline(10):
+                    return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names)
             except Exception as error:  # a template is a program: whatever it raises is its author's word
                 raise InputError(f"{self.path}: the chat template failed ({type(error).__name__}: {error})")
         return render

@@ -10,6 +10,7 @@ From top to bottom: policies, selection, training, evaluation, the command line.
 scoring in sampler.py, the judges in judges.py; what a task asks of the model, in data/. Not covered: more than one device.
 """
 import argparse
+import contextlib
 import csv
 import functools
 import hashlib
@@ -20,6 +21,8 @@ import math
 import os
 import platform
 import random
+import resource
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -120,7 +123,7 @@ if __name__ == "__main__":
     ARGS = parse()  # before torch is imported: --help and wrong options answer at once
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # a thread that waits yields early: one busy neighbour no longer costs nine tenths
-import safetensors.torch
+import safetensors
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -131,7 +134,7 @@ import report
 import sampler
 import sandbox
 from data import bench, gsm8k, jsonl, mbpp, nq, svamp
-from files import InputError, Journal, read_json, replace, write_json, write_text
+from files import InputError, Journal, lock, read_json, replace, write_json, write_text
 
 
 def say(text):
@@ -255,7 +258,7 @@ def train(model, rows, args, directory, seed):
     that is random is a function of (`seed`, step), so that it ends in the same weights.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, weight_decay=0.0, fused=True)
     steps = steps_of(len(rows), args, seed)
     state = directory / "state.safetensors"
     model.train()
@@ -265,7 +268,8 @@ def train(model, rows, args, directory, seed):
         say(f"{directory.name}: training goes on after step {first} of {len(steps)}")
     say(f"{directory.name}: micro-batches of {budget} tokens, {sampler.free_memory(model.device) / 1e9:.1f} GB of memory free")
     saved, cost, tokens, start = time.perf_counter(), 0.0, 0, time.perf_counter()
-    with open(log, "a", newline="") as file, tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar:
+    with (open(log, "a", newline="") as file, interrupt_later() as interrupted,
+          tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar):
         writer = csv.writer(file)
         for step in range(first, len(steps)):
             began = time.perf_counter()
@@ -297,13 +301,30 @@ def train(model, rows, args, directory, seed):
             bar.set_postfix_str(f"loss {loss:.3f}, {tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
             bar.update()
             # A kill costs at most ten seconds of work, or twenty times what saving costs where that is more.
-            if step + 1 < len(steps) and time.perf_counter() - saved > max(10, 20 * cost):
+            if interrupted or step + 1 < len(steps) and time.perf_counter() - saved > max(10, 20 * cost):
                 file.flush()
                 saved = time.perf_counter()
                 save_state(state, parameters, optimizer, step + 1, budget)
                 cost, saved = time.perf_counter() - saved, time.perf_counter()
+            if interrupted:
+                raise KeyboardInterrupt
     model.eval()
     add_speed(args.out, "train", tokens, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def interrupt_later():
+    """Yield a list that a first Ctrl-C fills, without an exception in the middle of a step; a second one ends the process."""
+    interrupted = []
+
+    def note(*_):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        interrupted.append(True)
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted else before)
 
 
 def accumulate_gradients(model, batch, budget, chunk=128):
@@ -384,7 +405,7 @@ def save_state(path, parameters, optimizer, step, budget):
         moments = optimizer.state[p]
         tensors |= {name: p.detach(), f"{name}:m": moments["exp_avg"], f"{name}:v": moments["exp_avg_sq"]}
     with replace(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step), "budget": str(budget)})
+        llama.write_tensors(temporary, tensors, {"step": str(step), "budget": str(budget)})
 
 
 def load_state(path, parameters, optimizer):
@@ -393,7 +414,7 @@ def load_state(path, parameters, optimizer):
         step, budget = (int(f.metadata()[name]) for name in ("step", "budget"))
         for name, p in parameters.items():
             p.data.copy_(f.get_tensor(name))
-            optimizer.state[p] = {"step": torch.tensor(float(step)), "exp_avg": f.get_tensor(f"{name}:m").to(p.device),
+            optimizer.state[p] = {"step": torch.tensor(float(step), device=p.device), "exp_avg": f.get_tensor(f"{name}:m").to(p.device),
                                   "exp_avg_sq": f.get_tensor(f"{name}:v").to(p.device)}
     return step, budget
 
@@ -523,6 +544,20 @@ def draw_shots(examples, k, seed):
     return [(examples[i].prompt, examples[i].gold) for i in sorted(chosen)], [e for i, e in enumerate(examples) if i not in chosen]
 
 
+def check_golds(examples, rule, args):
+    """InputError names the first ten examples whose gold response the judge does not accept against itself."""
+    def fault(gold, example):
+        try:
+            verdict = rule(gold, example)
+        except InputError as error:
+            return str(error)
+        return not verdict.correct and f"the judge does not accept the gold response against itself: {verdict.reason}"
+    faults = [f"{args.data}: {e.id}: {found}; mend or remove this row" for e, found in
+              zip(examples, verdicts(fault, [(e.gold, e) for e in examples], "check the gold responses")) if found]
+    if faults:
+        raise InputError("\n".join(faults[:10] + [f"… and {len(faults) - 10} more"] * (len(faults) > 10)))
+
+
 def settings_of(args, train_set, test_set):
     """What a run's results depend on; a run directory is continued under the same settings only, "versions" excepted."""
     free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code", "report", "seeds", "bench", "bench_data", "bench_limit"}
@@ -619,11 +654,8 @@ def main(args):
         if not sets[split]:
             raise InputError(f"{args.data}: no {split} example is left; give more rows, a lower --max-new-tokens or fewer shots")
     if not args.rule.startswith("model") and not (args.out / "config.json").exists():  # in a directory that is continued, they were checked
-        examples = sets["train"] + sets["test"]
-        for e, verdict in zip(examples, verdicts(rule, [(e.gold, e) for e in examples], "check the gold responses")):
-            if not verdict.correct:
-                raise InputError(f"{args.data}: {e.id}: the judge does not accept the gold response against itself: {verdict.reason}; "
-                                 "mend or remove this row")
+        check_golds(sets["train"] + sets["test"], rule, args)
+    held = lock(args.out)  # noqa: F841: as long as it is open, no other run can have the directory
     claim(args.out, settings_of(args, sets["train"], sets["test"]))
 
     methods = [] if args.eval_only else args.method
@@ -653,13 +685,22 @@ def main(args):
             "dtype": str(args.dtype).removeprefix("torch."),
             **{f"{what}_tokens_per_second": round(s["tokens"] / s["seconds"], 1) for what in ("generate", "train")
                if (s := speed.get(what)) and s["seconds"]},
-            "targets": counts.get(main_arm, {}), "targets_by_method": counts, "left_out": left_out, "scores": scores}
+            "targets": counts.get(main_arm, {}), "targets_by_method": counts, "left_out": left_out,
+            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2), "scores": scores}
+
+
+def interrupt(*_):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends at once
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, interrupt)
     try:
         print(json.dumps(main(ARGS)))
-    except (InputError, OSError) as error:  # OSError: a full disk, no rights, a sandbox that cannot start
+    except InputError as error:
         sys.exit(say(f"s3ft.py: {error}") or 2)
+    except OSError as error:  # a full disk, no rights, a sandbox that cannot start
+        sys.exit(say(f"s3ft.py: {error}; when that is mended, the same command goes on" + f" in {ARGS.out}" * bool(ARGS.out)) or 2)
     except KeyboardInterrupt:
         sys.exit(say("\ns3ft.py: interrupted; the same command goes on from here") or 130)

@@ -103,7 +103,8 @@ def free_memory(device):
     """Bytes that can be had on `device`; on a CPU within the limit of the control group too, as in a container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free, meminfo, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2, Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2     # where nothing better is known
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
     if meminfo.exists():
         free = int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1]) * 1024
     if limit.exists() and limit.read_text().strip() != "max":
@@ -283,15 +284,15 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
             bar.update(sum(r is not None for r in out) - bar.n)
 
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))       # longest first
-    while todo := [i for i in order if out[i] is None]:
-        try:
-            answer(todo, slots)
-        except torch.OutOfMemoryError:
-            if slots == 1:
-                raise InputError(f"a response of {longest} tokens does not fit into the memory; ask for fewer new tokens")
-            slots //= 2
-            tqdm.write(f"out of memory; {slots} responses at once from here", file=sys.stderr)
-    bar.close()
+    with bar:                                                                # it is closed before an error is reported
+        while todo := [i for i in order if out[i] is None]:
+            try:
+                answer(todo, slots)
+            except torch.OutOfMemoryError:
+                if slots == 1:
+                    raise InputError(f"a response of {longest} tokens does not fit into the memory; ask for fewer new tokens")
+                slots //= 2
+                tqdm.write(f"out of memory; {slots} responses at once from here", file=sys.stderr)
     return out
 
 
@@ -330,38 +331,37 @@ def logprobs(model, prompts, continuations, progress=None, budget=1024):
     c, device, out = model.config, model.device, [0.0] * len(texts)
     kept = [torch.empty(2, 1, c.num_kv_heads, 0, c.head_dim, dtype=model.compute_dtype, device=device)] * c.num_layers
     h = torch.empty(0, c.hidden_size, dtype=model.compute_dtype, device=device)
-    bar = tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None)
-    for group in passes(texts, budget):
-        P, T = group[0][1], sum(stop - start for _, start, stop in group)
-        column, depth = torch.arange(P), torch.arange(P + T)                 # columns: P tokens that are kept, then T new ones
-        visible, ids, done, where, targets = torch.zeros(T, P + T, dtype=torch.bool), [], [], [], []
-        for i, start, stop in group:
-            a, b = len(ids), len(ids) + stop - start
-            ids += texts[i][start:stop]
-            column = torch.cat([column[:start], torch.arange(P + a, P + b)])                 # where each token of this text is
-            depth[P + a:P + b] = torch.arange(start, stop)
-            visible[a:b, column] = torch.ones(b - a, stop, dtype=torch.bool).tril(start)
-            if stop == len(texts[i]):
-                done.append(i)
-                where.append(column[len(prompts[i]) - 1:][:len(continuations[i])])
-                targets += continuations[i]
-        distance, last = depth[P:, None] - depth, column.to(device)          # (T, P + T); the last text's columns
-        masks = {w: (visible & (distance < (w or math.inf))).to(device) for w in set(c.windows)}
+    with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:
+        for group in passes(texts, budget):
+            P, T = group[0][1], sum(stop - start for _, start, stop in group)
+            column, depth = torch.arange(P), torch.arange(P + T)                 # columns: P tokens that are kept, then T new ones
+            visible, ids, done, where, targets = torch.zeros(T, P + T, dtype=torch.bool), [], [], [], []
+            for i, start, stop in group:
+                a, b = len(ids), len(ids) + stop - start
+                ids += texts[i][start:stop]
+                column = torch.cat([column[:start], torch.arange(P + a, P + b)])                 # where each token of this text is
+                depth[P + a:P + b] = torch.arange(start, stop)
+                visible[a:b, column] = torch.ones(b - a, stop, dtype=torch.bool).tril(start)
+                if stop == len(texts[i]):
+                    done.append(i)
+                    where.append(column[len(prompts[i]) - 1:][:len(continuations[i])])
+                    targets += continuations[i]
+            distance, last = depth[P:, None] - depth, column.to(device)          # (T, P + T); the last text's columns
+            masks = {w: (visible & (distance < (w or math.inf))).to(device) for w in set(c.windows)}
 
-        def attend(layer, q, k, v):                                          # q (1, H, T, hd), k and v (1, KV, T, hd)
-            kv = torch.cat([kept[layer][:, :, :, :P], torch.stack([k, v])], dim=3)           # (2, 1, KV, P + T, hd)
-            kept[layer] = kv[:, :, :, last]
-            k, v = kv.repeat_interleave(c.num_heads // c.num_kv_heads, dim=2)
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[c.windows[layer]])
-        new = model.hidden(torch.tensor(ids, device=device)[None], depth[None, P:].to(device), attend)[0]
-        h = torch.cat([h[:P], new])                                          # (P + T, d)
-        if done:
-            states, targets = h[torch.cat(where).to(device)], torch.tensor(targets, dtype=torch.long, device=device)
-            values = torch.cat([-F.cross_entropy(model.head(x), t, reduction="none")
-                                for x, t in zip(states.split(512), targets.split(512))]).cpu().double()
-            for i, part in zip(done, values.split([len(w) for w in where])):
-                out[i] = part.sum().item()
-        h = h[last]
-        bar.update(len(done))
-    bar.close()
+            def attend(layer, q, k, v):                                          # q (1, H, T, hd), k and v (1, KV, T, hd)
+                kv = torch.cat([kept[layer][:, :, :, :P], torch.stack([k, v])], dim=3)           # (2, 1, KV, P + T, hd)
+                kept[layer] = kv[:, :, :, last]
+                k, v = kv.repeat_interleave(c.num_heads // c.num_kv_heads, dim=2)
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[c.windows[layer]])
+            new = model.hidden(torch.tensor(ids, device=device)[None], depth[None, P:].to(device), attend)[0]
+            h = torch.cat([h[:P], new])                                          # (P + T, d)
+            if done:
+                states, targets = h[torch.cat(where).to(device)], torch.tensor(targets, dtype=torch.long, device=device)
+                values = torch.cat([-F.cross_entropy(model.head(x), t, reduction="none")
+                                    for x, t in zip(states.split(512), targets.split(512))]).cpu().double()
+                for i, part in zip(done, values.split([len(w) for w in where])):
+                    out[i] = part.sum().item()
+            h = h[last]
+            bar.update(len(done))
     return out

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from data import Example
-from files import InputError, read_jsonl
+from files import InputError, plain, read_jsonl
 from judges import quantity
 
 # Chosen by measurement among nine wordings on two checkpoints (NOTES.md, "The request for the final answer").
@@ -27,19 +27,20 @@ Use the reference solution as a guide and write your own solution to the problem
 
 
 def load(directory, split):
-    """Examples of `directory`/{split}.jsonl, split "train" or "test"; InputError names file and line of a bad row."""
-    file, examples = Path(directory) / f"{split}.jsonl", []
-    for line, row in read_jsonl(file):
+    """Examples of `directory`/{split}.jsonl, split "train" or "test"; InputError names file and line of bad rows."""
+    def example(line, row):
         for key in ("question", "answer"):
-            if not isinstance(row.get(key), str) or not row[key].strip():
-                raise InputError(f"{file}:{line}: \"{key}\" should be a text that is not empty, found {row.get(key)!r}")
+            if not isinstance(plain(row).get(key), str) or not row[key].strip():
+                raise InputError(f"\"{key}\" should be a text that is not empty, found {row.get(key)!a:.60}")
         solution, mark, answer = row["answer"].rpartition("\n#### ")
         if not mark or not solution.strip() or not answer.strip():
-            raise InputError(f"{file}:{line}: \"answer\" should be a solution and a last line \"#### number\"")
+            raise InputError("\"answer\" should be a solution and a last line \"#### number\"")
         if quantity(answer) is None:
-            raise InputError(f"{file}:{line}: the final answer {answer[:60]!a} is not one number")
-        examples.append(Example(f"{split}.jsonl:{line}", PROMPT.format(question=row["question"].strip()),
-                                re.sub(r"<<[^<>]*>>", "", row["answer"]).strip(), {"answer": answer.strip()}))
+            raise InputError(f"the final answer {answer[:60]!a} is not one number")
+        return Example(f"{split}.jsonl:{line}", PROMPT.format(question=row["question"].strip()),
+                       re.sub(r"<<[^<>]*>>", "", row["answer"]).strip(), {"answer": answer.strip()})
+    file = Path(directory) / f"{split}.jsonl"
+    examples = read_jsonl(file, example)
     if not examples:
         raise InputError(f"{file}: no examples in this file")
     return examples

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import judges
 from data import Example
-from files import InputError, read_jsonl
+from files import InputError, plain, read_jsonl
 
 # For the request for a paraphrase: any text task.
 PARAPHRASE = """{prompt}
@@ -25,23 +25,20 @@ RULES = {"tests": "code", "answers": "reading", "answer": "numeric"}  # the judg
 
 def rule(file):
     """The name of the judge whose field the first row of `file` carries; "exact" where it carries none."""
-    _, row = next(read_jsonl(file), (0, {}))
+    _, row = next(iter(read_jsonl(file)), (0, {}))
     return next((name for field, name in RULES.items() if field in row), "exact")
 
 
 def load(file, judge):
-    """The examples of `file` with what `judge`, by name, needs; InputError names file and line of a bad row."""
-    examples = []
-    for line, row in read_jsonl(file):
-        try:
-            prompt, gold = judges.check_fields({"prompt": (str, None), "gold": (str, None)}, row).values()
-            if not prompt.strip() or not gold.strip():
-                raise InputError('"prompt" and "gold" should not be empty')
-            fields = judges.JUDGES[judge.partition(":")[0]][1]
-            check = judges.check_fields(fields, {"answer": gold, **row} if judge == "exact" else row)
-        except InputError as error:
-            raise InputError(f"{file}:{line}: {error}; mend or remove this line")
-        examples.append(Example(f"{Path(file).name}:{line}", prompt, gold, check))
+    """The examples of `file` with what `judge`, by name, needs; InputError names file and line of bad rows."""
+    def example(line, row):
+        prompt, gold = judges.check_fields({"prompt": (str, None), "gold": (str, None)}, plain(row)).values()
+        if not prompt.strip() or not gold.strip():
+            raise InputError('"prompt" and "gold" should not be empty')
+        fields = judges.JUDGES[judge.partition(":")[0]][1]
+        check = judges.check_fields(fields, {"answer": gold, **row} if judge == "exact" else row)
+        return Example(f"{Path(file).name}:{line}", prompt, gold, check)
+    examples = read_jsonl(file, example)
     if not examples:
         raise InputError(f"{file}: no examples in this file")
     return examples

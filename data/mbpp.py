@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 from data import Example
-from files import InputError, read_jsonl
+from files import InputError, plain, read_jsonl
 
 SPLITS = {"train": range(601, 975), "validation": range(511, 601), "test": range(11, 511)}
 FIELDS = {"task_id": int, "text": str, "code": str, "test_list": list, "test_setup_code": str, "challenge_test_list": list}
@@ -34,19 +34,20 @@ comment to each step, and simplify what can be simplified. Reply with one ```pyt
 
 
 def load(directory, split):
-    """Examples of `directory`/mbpp.jsonl, split "train", "validation" or "test"; InputError names file and line of a bad row."""
-    file, examples, lines = Path(directory) / "mbpp.jsonl", [], {}
-    for line, row in read_jsonl(file):
-        fault = fault_of(row)
+    """Examples of `directory`/mbpp.jsonl, split "train", "validation" or "test"; InputError names file and line of bad rows."""
+    file, lines = Path(directory) / "mbpp.jsonl", {}
+
+    def example(line, row):
+        fault = fault_of(plain(row))
         if not fault and lines.setdefault(row["task_id"], line) != line:
             fault = f"\"task_id\" {row['task_id']} stands in line {lines[row['task_id']]} already"
         if fault:
-            raise InputError(f"{file}:{line}: {fault}; mend or remove this line")
-        if row["task_id"] in SPLITS[split]:
-            code, setup = (re.sub(r"\r\n?", "\n", row[key]).rstrip() for key in ("code", "test_setup_code"))
-            prompt = PROMPT.format(text=row["text"].strip(), test=row["test_list"][0].strip())
-            check = {"tests": row["test_list"] + row["challenge_test_list"], "setup": setup}
-            examples.append(Example(f"mbpp.jsonl:{line}", prompt, f"```python\n{code}\n```", check))
+            raise InputError(fault)
+        code, setup = (re.sub(r"\r\n?", "\n", row[key]).rstrip() for key in ("code", "test_setup_code"))
+        prompt = PROMPT.format(text=row["text"].strip(), test=row["test_list"][0].strip())
+        check = {"tests": row["test_list"] + row["challenge_test_list"], "setup": setup}
+        return row["task_id"], Example(f"mbpp.jsonl:{line}", prompt, f"```python\n{code}\n```", check)
+    examples = [example for task, example in read_jsonl(file, example) if task in SPLITS[split]]
     if not examples:
         raise InputError(f"{file}: no task of the {split} split in this file (task_id {SPLITS[split][0]} to {SPLITS[split][-1]})")
     return examples
@@ -55,7 +56,8 @@ def load(directory, split):
 def fault_of(row):
     """What is wrong with a row, in words; None where it is fine."""
     for key, kind in FIELDS.items():
-        if type(row.get(key)) is not kind or not row[key] and key in ("text", "code", "test_list"):
+        value = row.get(key)
+        if type(value) is not kind or key in ("text", "code", "test_list") and not (value.strip() if kind is str else value):
             return f"\"{key}\" should be a {kind.__name__} with something in it, found {row.get(key)!a:.60}"
     if statements(row["code"]) is None or statements(row["test_setup_code"]) is None:
         return "\"code\" or \"test_setup_code\" is not Python"

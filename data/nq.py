@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from data import Example
-from files import InputError, read_json
+from files import InputError, gather, plain, read_json
 
 ABSTAIN = "unanswerable"  # what to say where the passage has no answer
 PARTS = {"train": ("train", "val", "val2"), "test": ("test",)}
@@ -71,43 +71,49 @@ def read(directory, split):
 
 
 def read_nq(file, answerable):
-    rows = read_json(file)
-    for n, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        where = f"{file}: row {n}"
+    def parse(numbered):
+        where, row = f"{file}: row {numbered[0]}", numbered[1]
         instruction, answer = field(row, "instruction", str, where), row.get("gt_answer")
         parts = re.fullmatch(r"(?s).*?Passage:(.*)Question:(.*)Answer:\s*", instruction)  # a passage may say "Question:"
         if not parts or not parts[1].strip() or not parts[2].strip():
-            raise InputError(f"{where}: \"instruction\" should read \"… Passage: … Question: … Answer:\"")
+            raise InputError(f"{where}: \"instruction\" should read \"… Passage: … Question: … Answer:\"; mend or remove it")
         try:
             answers = json.loads(answer) if answer.startswith("[") else [answer] if answer.strip() else []
         except (AttributeError, ValueError, RecursionError):
             answers = [None]
         if not all(isinstance(a, str) and a.strip() for a in answers) or bool(answers) != answerable:
             form = "a text, or a JSON list of texts in a text" if answerable else "an empty text"
-            raise InputError(f"{where}: \"gt_answer\" should be {form}, found {answer!a:.60}")
-        yield f"{file.name}:{n}", parts[1].strip(), parts[2].strip(), [a.strip() for a in answers]
+            raise InputError(f"{where}: \"gt_answer\" should be {form}, found {answer!a:.60}; mend or remove it")
+        answers = [field({"gt_answer": a}, "gt_answer", str, where).strip() for a in answers]
+        return f"{file.name}:{numbered[0]}", parts[1].strip(), parts[2].strip(), answers
+    rows = read_json(file)
+    return gather(enumerate(rows if isinstance(rows, list) else [rows], 1), parse)
 
 
 def read_squad(file):
-    ids = set()
+    def parse(item):
+        here, context, row = item
+        id, question = field(row, "id", str, here), " ".join(field(row, "question", str, here).split())
+        answers = [field(x, "text", str, here).strip() for x in field(row, "answers", list, here)]
+        if field(row, "is_impossible", bool, here) == bool(answers):
+            raise InputError(f"{here}: \"is_impossible\" and \"answers\" contradict each other; mend or remove it")
+        if ids.setdefault(id, here) != here:
+            raise InputError(f"{here}: the id {id!a:.60} stands in this file twice; remove one of them")
+        return f"{file.name}:{id}", context, question, list(dict.fromkeys(answers))
+    items, ids = [], {}
     for a, article in enumerate(field(read_json(file), "data", list, file), 1):
         for p, paragraph in enumerate(field(article, "paragraphs", list, f"{file}: article {a}"), 1):
             where = f"{file}: article {a}, paragraph {p}"
             context = field(paragraph, "context", str, where).strip()
-            for q, row in enumerate(field(paragraph, "qas", list, where), 1):
-                here = f"{where}, question {q}"
-                id, question = field(row, "id", str, here), " ".join(field(row, "question", str, here).split())
-                answers = [field(x, "text", str, here).strip() for x in field(row, "answers", list, here)]
-                if field(row, "is_impossible", bool, here) == bool(answers):
-                    raise InputError(f"{here}: \"is_impossible\" and \"answers\" contradict each other; mend or remove it")
-                if id in ids:
-                    raise InputError(f"{here}: the id {id!a:.60} stands in this file twice; remove one of them")
-                ids.add(id)
-                yield f"{file.name}:{id}", context, question, list(dict.fromkeys(answers))
+            items += [(f"{where}, question {q}", context, row) for q, row in enumerate(field(paragraph, "qas", list, where), 1)]
+    return gather(items, parse)
 
 
 def field(row, key, kind, where):
     value = row.get(key) if isinstance(row, dict) else None
     if not isinstance(value, kind) or kind is str and not value.strip():
         raise InputError(f"{where}: \"{key}\" should be {KINDS[kind]}, found {value!a:.60}; mend or remove it")
-    return value
+    try:
+        return plain(value) if kind is str else value
+    except InputError as error:
+        raise InputError(f"{where}: {error}; mend or remove it")

@@ -8,6 +8,7 @@ The short form with a tiny checkpoint is in test_s3ft.py.
 import argparse
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -34,15 +35,21 @@ def outputs(run):
 
 
 def run_with_kills(args, out, moments):
-    """Start the command again and again, kill -9 each after so many seconds; then let it finish. The finished process."""
+    """Start the command again and again, kill -9 each after so many seconds; then let it finish: (the finished process, what each
+    kill interrupted: the last thing that was said)."""
+    interrupted = []
     for seconds in moments:
-        process = subprocess.Popen(command(args, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-    return subprocess.run(command(args, out), capture_output=True, text=True)
+        with tempfile.TemporaryFile("w+") as said:
+            process = subprocess.Popen(command(args, out), stdout=subprocess.DEVNULL, stderr=said)
+            try:
+                process.wait(seconds)
+                interrupted.append("the run was over")
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                said.seek(0)
+                interrupted.append((re.split(r"[\r\n]+", said.read().strip())[-1] or "nothing said yet")[:70])
+    return subprocess.run(command(args, out), capture_output=True, text=True), interrupted
 
 
 def main():
@@ -52,14 +59,19 @@ def main():
     p.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "s3ft-kill")
     p.add_argument("args", nargs="+", help="after --: the options of s3ft.py, without --out")
     args = p.parse_args()
-    start = time.time()
-    subprocess.run(command(args.args, args.folder / "whole"), check=True, stdout=subprocess.DEVNULL)
-    took = time.time() - start
-    # Each start goes on from the last: the moments are spread so that the kills fall all over the run.
-    moments = [random.Random(f"{args.seed}/{k}").uniform(0.3, 1.7) * took / (args.kills + 1) for k in range(args.kills)]
-    print(f"undisturbed: {took:.0f} s; killed after {', '.join(f'{m:.0f}' for m in moments)} s")
-    last = run_with_kills(args.args, args.folder / "killed", moments)
-    sys.stderr.write(last.stderr)
+    times = []
+    for _ in range(2):                                                       # a whole run, and one that finds everything done
+        start = time.time()
+        subprocess.run(command(args.args, args.folder / "whole"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        times.append(time.time() - start)
+    # Each start loads the model anew and then goes on from the last one: the moments are spread so that kills fall all over the run.
+    draw = random.Random(args.seed)
+    moments = [times[1] * draw.uniform(0.5, 1.1) + draw.uniform(0, 2) * (times[0] - times[1]) / args.kills for _ in range(args.kills)]
+    print(f"undisturbed: {times[0]:.0f} s, with everything done {times[1]:.0f} s", flush=True)
+    last, interrupted = run_with_kills(args.args, args.folder / "killed", moments)
+    for seconds, what in zip(moments, interrupted):
+        print(f"killed after {seconds:5.1f} s: {what}")
+    sys.stderr.write(last.stderr * (last.returncode != 0))
     whole, killed = outputs(args.folder / "whole"), outputs(args.folder / "killed")
     for name in sorted(whole.keys() | killed.keys()):
         print(f"{'equal' if whole.get(name) == killed.get(name) else 'DIFFERENT'}  {name}")
