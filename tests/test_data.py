@@ -114,7 +114,7 @@ def test_mbpp_row(tmp_path):
     *[({key: None}, f'"{key}" should be') for key in ROW], ({"task_id": "601"}, '"task_id" should be a int'),
     ({"task_id": True}, '"task_id" should be'), ({"text": ""}, '"text" should be'), ({"test_list": []}, '"test_list" should be'),
     ({"test_list": "assert add(1, 2) == 3"}, '"test_list" should be'), ({"code": "def add(:"}, "is not Python"),
-    ({"code": "x = '\0'"}, "is not Python"), ({"test_setup_code": "x ="}, "is not Python"),
+    ({"code": "x = '\0'"}, "character 6"), ({"test_setup_code": "x ="}, "is not Python"),
     ({"test_list": ["assert add(1, 2) == 3", "add(1, 2)"]}, "a test should be one assert statement, found 'add(1, 2)'"),
     ({"test_list": ["assert add(1, 2"]}, "one assert statement"), ({"test_list": ["assert 1; assert 2"]}, "one assert statement"),
     ({"test_list": [7]}, "one assert statement, found 7"), ({"challenge_test_list": [""]}, "one assert statement"),
