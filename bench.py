@@ -46,7 +46,8 @@ def parse():
     p.add_argument("--prompts", type=int, default=256)
     p.add_argument("--new", type=int, default=256, help="longest response")
     p.add_argument("--slots", type=int, help="responses at once")
-    p.add_argument("--batches", default="32,64,128", help="batch sizes of transformers' generate")
+    p.add_argument("--batches", default=[32, 64, 128], type=lambda text: [int(n) for n in text.split(",")], metavar="N,N",
+                   help="batch sizes of transformers' generate")
     p.add_argument("--rows", type=int, default=64, help="rows to train on, batch 8, LoRA rank 8 on all projections")
     p.add_argument("--micro-tokens", type=int, default=1024)
     p.add_argument("--full", action="store_true", help="train all weights, against transformers' Trainer")
@@ -339,7 +340,7 @@ class Bench:
         rate = r["tokens"] / r["seconds"]
         self.note("generate", f"{len(self.prompts)} prompts, {r['tokens']} tokens in {r['seconds']:.0f} s: {rate:.0f} tokens/s, "
                   f"peak {r['peak']:.1f} GB", ours=rate)
-        for batch in map(int, self.args.batches.split(",")) if self.peers else ():
+        for batch in self.args.batches if self.peers else ():
             if p := self.peer("generate", batch=batch, stop=sorted(self.tokenizer.stop_ids), **job):
                 theirs = p["tokens"] / p["seconds"]
                 self.note("generate", f"transformers, batch {batch}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; "

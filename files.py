@@ -65,9 +65,9 @@ def read_json(path, kind=object):
     except FileNotFoundError:
         raise InputError(f"{path}: no such file")
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})")
+        raise InputError(f"{path}: cannot be read as JSON ({error}); mend it or fetch it again")
     if not isinstance(value, kind):
-        raise InputError(f"{path}: holds a JSON {type(value).__name__}, a {kind.__name__} is needed")
+        raise InputError(f"{path}: holds a JSON {type(value).__name__}, a {kind.__name__} is needed; mend it or fetch it again")
     return value
 
 
@@ -103,12 +103,12 @@ def json_object(line):
     return row
 
 
-def plain(value):
+def whole_text(value):
     """`value` itself; InputError where a text anywhere in it holds NUL or half of a surrogate pair, which are no text."""
     if isinstance(value, str) and (bad := re.search("[\0\ud800-\udfff]", value)):
         raise InputError(f"the text {value[:40]!a} holds {bad[0]!a} at character {bad.start() + 1}")
     for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
-        plain(part)
+        whole_text(part)
     return value
 
 

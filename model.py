@@ -416,7 +416,7 @@ def load(path, dtype=torch.float32, device="cpu"):
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
                 tensor = f.get_tensor(name)
-                if not tensor.sum(dtype=torch.float32).isfinite():
+                if not tensor.sum(dtype=torch.float32).isfinite():           # one NaN or infinity makes the sum one
                     raise InputError(f"{file}: {name} holds NaN or infinite values; download it again, or use a checkpoint from before")
                 weights[name] = tensor.to(device, dtype, copy=True)
     head, embedding = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
@@ -545,7 +545,7 @@ class Tokenizer:
         try:
             self.tok = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises Exception itself
-            raise InputError(f"{file}: cannot be read as a tokenizer ({error})")
+            raise InputError(f"{file}: cannot be read as a tokenizer ({error}); download it again")
         self.tok.no_padding(), self.tok.no_truncation()
         if (largest := max(self.tok.get_vocab().values(), default=-1)) >= vocab_size:
             raise InputError(f"{file}: token id {largest} lies outside of the embedding's {vocab_size} rows")
@@ -595,14 +595,14 @@ class Tokenizer:
         try:
             template = env.from_string(source)
         except jinja2.exceptions.TemplateError as error:
-            raise InputError(f"{self.path}: the chat template cannot be compiled ({error})")
+            raise InputError(f"{self.path}: the chat template cannot be compiled ({error}); a chat_template.jinja there replaces it")
 
         def render(messages, add_generation_prompt):
             try:
                 with deadline(10):
                     return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names)
             except Exception as error:  # a template is a program: whatever it raises is its author's word
-                raise InputError(f"{self.path}: the chat template failed ({type(error).__name__}: {error})")
+                raise InputError(f"{self.path}: the chat template failed ({type(error).__name__}: {error}); a chat_template.jinja there replaces it")
         return render
 
     def _encode(self, messages, add_generation_prompt):

@@ -58,18 +58,19 @@ class Cache:
 
     def __init__(self, model, slots, longest):
         c = model.config
-        self.layers, self.heads, self.head_dim, self.groups = c.num_layers, c.num_kv_heads, c.head_dim, ()
+        self.layers, self.heads, self.head_dim = c.num_layers, c.num_kv_heads, c.head_dim
+        self.groups = ()                                                     # (rows, capacity) of each
         self.size = slots if model.device.type == "cuda" else 32
         shape = self.layers, 2 * slots * self.heads * round_up(longest) * self.head_dim
         self.buffer = torch.zeros(shape, dtype=model.compute_dtype, device=model.device)
         self.spare = torch.empty_like(self.buffer[0])                        # where a layer's rows wait while they move
 
     def __getitem__(self, layer):
-        return self.views(self.buffer[layer])
+        return self.views(self.buffer[layer], self.groups)
 
-    def views(self, buffer):
-        """Keys and values of each group, of the groups' (rows, capacity), laid end to end in a layer's buffer."""
-        shapes = [(2, rows, self.heads, capacity, self.head_dim) for rows, capacity in self.groups]
+    def views(self, buffer, groups):
+        """[keys and values (2, rows, KV, capacity, hd)] of `groups` [(rows, capacity)], laid end to end in a layer's buffer."""
+        shapes = [(2, rows, self.heads, capacity, self.head_dim) for rows, capacity in groups]
         ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
         return [buffer[a:b].view(shape) for shape, a, b in zip(shapes, ends, ends[1:])]
 
@@ -79,17 +80,14 @@ class Cache:
         There is room in each for as many more, up to where the longest reaches a multiple of BLOCK. Capacities are multiples of 32,
         which the kernels like. What else the groups hold is left over and finite: attention gives it weight 0, and 0 · NaN is NaN.
         """
-        before, room = self.groups, round_up(lengths[0] + 1) - lengths[0]
+        room = round_up(lengths[0] + 1) - lengths[0]
         after = tuple((len(lengths[i:i + self.size]), round_up(lengths[i] + room, 32)) for i in range(0, len(lengths), self.size))
-        moves = itertools.groupby(enumerate(keep), lambda pair: (pair[0] // self.size, pair[1] // self.size))
-        moves = [(groups, list(pairs)) for groups, pairs in moves]           # rows that go from the same group to the same group
+        runs = itertools.groupby(enumerate(keep), lambda pair: (pair[0] // self.size, pair[1] // self.size))
+        runs = [(groups, list(pairs)) for groups, pairs in runs]             # rows that go from one group to one other together
+        used = 2 * self.heads * self.head_dim * sum(rows * capacity for rows, capacity in self.groups)
         for layer in self.buffer if keep else ():
-            self.groups = before
-            used = sum(view.numel() for view in self.views(layer))
-            old = self.views(self.spare[:used].copy_(layer[:used]))
-            self.groups = after
-            new = self.views(layer)
-            for (to, of), pairs in moves:
+            old, new = self.views(self.spare[:used].copy_(layer[:used]), self.groups), self.views(layer, after)
+            for (to, of), pairs in runs:
                 first, n, rows = pairs[0][0] % self.size, lengths[pairs[0][0]], [i % self.size for _, i in pairs]
                 new[to][:, first:first + len(pairs), :, :n] = old[of][:, rows, :, :n]
         self.groups = after
@@ -151,17 +149,17 @@ def read_shared(model, cache, prompts):
 
 def decode(model, cache, tokens, lengths):
     """Add one token to every row: tokens, lengths (R,) int64 -> hidden states (R, d)."""
-    groups = []                                                              # of each: its rows, their lengths, biases by window
+    places = []                                                              # of each group: its rows, their lengths, biases by window
     for (n, capacity), at in zip(cache.groups, lengths.split(cache.size)):
         distance = at[:, None] - torch.arange(capacity, device=model.device)                                # (n, capacity)
-        groups.append((torch.arange(n, device=model.device), at, {w: torch.where(
+        places.append((torch.arange(n, device=model.device), at, {w: torch.where(
             (distance >= 0) & (distance < (w or math.inf)), 0, -math.inf).to(model.compute_dtype)[:, None, None]
             for w in set(model.config.windows)}))
 
     def attend(layer, q, k, v):                                              # q (R, H, 1, hd), k and v (R, KV, 1, hd)
         kv, y = torch.cat([k, v], dim=2).transpose(1, 2), []                 # (R, 2, KV, hd)
         heads = (q * cache.head_dim ** -0.5).view(len(q), cache.heads, -1, cache.head_dim)                  # (R, KV, H / KV, hd)
-        for group, (rows, at, biases), q_n, kv_n in zip(cache[layer], groups, heads.split(cache.size), kv.split(cache.size)):
+        for group, (rows, at, biases), q_n, kv_n in zip(cache[layer], places, heads.split(cache.size), kv.split(cache.size)):
             group[:, rows, :, at] = kv_n
             keys, values = group                                             # (n, KV, capacity, hd)
             scores = q_n @ keys.transpose(2, 3) + biases[model.config.windows[layer]]                       # (n, KV, H / KV, capacity)
@@ -334,28 +332,28 @@ def logprobs(model, prompts, continuations, progress=None, budget=1024):
     with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:
         for group in passes(texts, budget):
             P, T = group[0][1], sum(stop - start for _, start, stop in group)
-            column, depth = torch.arange(P), torch.arange(P + T)                 # columns: P tokens that are kept, then T new ones
+            column, depth = torch.arange(P), torch.arange(P + T)             # columns: P tokens that are kept, then T new ones
             visible, ids, done, where, targets = torch.zeros(T, P + T, dtype=torch.bool), [], [], [], []
             for i, start, stop in group:
                 a, b = len(ids), len(ids) + stop - start
                 ids += texts[i][start:stop]
-                column = torch.cat([column[:start], torch.arange(P + a, P + b)])                 # where each token of this text is
+                column = torch.cat([column[:start], torch.arange(P + a, P + b)])             # where each token of this text is
                 depth[P + a:P + b] = torch.arange(start, stop)
                 visible[a:b, column] = torch.ones(b - a, stop, dtype=torch.bool).tril(start)
                 if stop == len(texts[i]):
                     done.append(i)
                     where.append(column[len(prompts[i]) - 1:][:len(continuations[i])])
                     targets += continuations[i]
-            distance, last = depth[P:, None] - depth, column.to(device)          # (T, P + T); the last text's columns
+            distance, last = depth[P:, None] - depth, column.to(device)      # (T, P + T); the last text's columns
             masks = {w: (visible & (distance < (w or math.inf))).to(device) for w in set(c.windows)}
 
-            def attend(layer, q, k, v):                                          # q (1, H, T, hd), k and v (1, KV, T, hd)
-                kv = torch.cat([kept[layer][:, :, :, :P], torch.stack([k, v])], dim=3)           # (2, 1, KV, P + T, hd)
+            def attend(layer, q, k, v):                                      # q (1, H, T, hd), k and v (1, KV, T, hd)
+                kv = torch.cat([kept[layer][:, :, :, :P], torch.stack([k, v])], dim=3)       # (2, 1, KV, P + T, hd)
                 kept[layer] = kv[:, :, :, last]
                 k, v = kv.repeat_interleave(c.num_heads // c.num_kv_heads, dim=2)
                 return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[c.windows[layer]])
             new = model.hidden(torch.tensor(ids, device=device)[None], depth[None, P:].to(device), attend)[0]
-            h = torch.cat([h[:P], new])                                          # (P + T, d)
+            h = torch.cat([h[:P], new])                                      # (P + T, d)
             if done:
                 states, targets = h[torch.cat(where).to(device)], torch.tensor(targets, dtype=torch.long, device=device)
                 values = torch.cat([-F.cross_entropy(model.head(x), t, reduction="none")

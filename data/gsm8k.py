@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from data import Example
-from files import InputError, plain, read_jsonl
+from files import InputError, read_jsonl, whole_text
 from judges import quantity
 
 # Chosen by measurement among nine wordings on two checkpoints (NOTES.md, "The request for the final answer").
@@ -29,8 +29,9 @@ Use the reference solution as a guide and write your own solution to the problem
 def load(directory, split):
     """Examples of `directory`/{split}.jsonl, split "train" or "test"; InputError names file and line of bad rows."""
     def example(line, row):
+        whole_text(row)
         for key in ("question", "answer"):
-            if not isinstance(plain(row).get(key), str) or not row[key].strip():
+            if not isinstance(row.get(key), str) or not row[key].strip():
                 raise InputError(f"\"{key}\" should be a text that is not empty, found {row.get(key)!a:.60}")
         solution, mark, answer = row["answer"].rpartition("\n#### ")
         if not mark or not solution.strip() or not answer.strip():

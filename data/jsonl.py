@@ -11,7 +11,7 @@ from pathlib import Path
 
 import judges
 from data import Example
-from files import InputError, plain, read_jsonl
+from files import InputError, read_jsonl, whole_text
 
 # For the request for a paraphrase: any text task.
 PARAPHRASE = """{prompt}
@@ -32,7 +32,7 @@ def rule(file):
 def load(file, judge):
     """The examples of `file` with what `judge`, by name, needs; InputError names file and line of bad rows."""
     def example(line, row):
-        prompt, gold = judges.check_fields({"prompt": (str, None), "gold": (str, None)}, plain(row)).values()
+        prompt, gold = judges.check_fields({"prompt": (str, None), "gold": (str, None)}, whole_text(row)).values()
         if not prompt.strip() or not gold.strip():
             raise InputError('"prompt" and "gold" should not be empty')
         fields = judges.JUDGES[judge.partition(":")[0]][1]

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 from data import Example
-from files import InputError, plain, read_jsonl
+from files import InputError, read_jsonl, whole_text
 
 SPLITS = {"train": range(601, 975), "validation": range(511, 601), "test": range(11, 511)}
 FIELDS = {"task_id": int, "text": str, "code": str, "test_list": list, "test_setup_code": str, "challenge_test_list": list}
@@ -37,8 +37,8 @@ def load(directory, split):
     """Examples of `directory`/mbpp.jsonl, split "train", "validation" or "test"; InputError names file and line of bad rows."""
     file, lines = Path(directory) / "mbpp.jsonl", {}
 
-    def example(line, row):
-        fault = fault_of(plain(row))
+    def parse(line, row):
+        fault = fault_of(whole_text(row))
         if not fault and lines.setdefault(row["task_id"], line) != line:
             fault = f"\"task_id\" {row['task_id']} stands in line {lines[row['task_id']]} already"
         if fault:
@@ -47,7 +47,7 @@ def load(directory, split):
         prompt = PROMPT.format(text=row["text"].strip(), test=row["test_list"][0].strip())
         check = {"tests": row["test_list"] + row["challenge_test_list"], "setup": setup}
         return row["task_id"], Example(f"mbpp.jsonl:{line}", prompt, f"```python\n{code}\n```", check)
-    examples = [example for task, example in read_jsonl(file, example) if task in SPLITS[split]]
+    examples = [example for task, example in read_jsonl(file, parse) if task in SPLITS[split]]
     if not examples:
         raise InputError(f"{file}: no task of the {split} split in this file (task_id {SPLITS[split][0]} to {SPLITS[split][-1]})")
     return examples

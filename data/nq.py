@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from data import Example
-from files import InputError, gather, plain, read_json
+from files import InputError, gather, read_json, whole_text
 
 ABSTAIN = "unanswerable"  # what to say where the passage has no answer
 PARTS = {"train": ("train", "val", "val2"), "test": ("test",)}
@@ -114,6 +114,6 @@ def field(row, key, kind, where):
     if not isinstance(value, kind) or kind is str and not value.strip():
         raise InputError(f"{where}: \"{key}\" should be {KINDS[kind]}, found {value!a:.60}; mend or remove it")
     try:
-        return plain(value) if kind is str else value
+        return whole_text(value) if kind is str else value
     except InputError as error:
         raise InputError(f"{where}: {error}; mend or remove it")

