@@ -139,8 +139,8 @@ def our_step(job):
     import sampler
     model, _ = our_model(job)
     weights = [w for layer in model.model.layers for a, m in [(layer.self_attn, layer.mlp)] for w in (
-        llama.joined([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]), a.o_proj.weight,
-        llama.joined([m.gate_proj.weight, m.up_proj.weight]), m.down_proj.weight)] + [model.lm_head.weight]
+        *llama.joined([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]), a.o_proj.weight,
+        *llama.joined([m.gate_proj.weight, m.up_proj.weight]), m.down_proj.weight)] + [model.lm_head.weight]
     c, found = model.config, {"rows": {}}
     a, b = (torch.ones(2 ** 28, dtype=torch.int8, device=job["device"]) for _ in range(2))
     found["copy"] = bandwidth = 2 * a.nbytes / best(lambda: a.copy_(b))

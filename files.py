@@ -12,6 +12,8 @@ import re
 import shutil
 from pathlib import Path
 
+import parallel
+
 
 class InputError(Exception):
     """Something the user can mend; the command line prints the message as one line and exits with code 2."""
@@ -133,19 +135,44 @@ class Journal:
 
     A line counts once its newline is on disk: `Journal(path)` cuts a torn last line off (a killed run) and reads the rest
     into `rows`, a dict by id or by the tuple of the fields. `add` appends and flushes; `compact` rewrites the file with one whole row an id.
+    Of several processes each appends to a file of its own, and `gather` makes them one.
     """
 
     def __init__(self, path, fields=("id",)):
         self.path, self.rows, self.fields = Path(path), {}, fields
+        self.own = self.path if parallel.SIZE == 1 else self.path.with_suffix(f".{parallel.RANK}{self.path.suffix}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            data = self.path.read_bytes()
+        self.collect()
+
+    def gather(self):
+        """Have in `rows` what all processes have added."""
+        if parallel.SIZE > 1:
+            self.collect()
+
+    def collect(self):
+        """Read the file, and what processes have left beside it, in an earlier run too, however many they were; make it one file."""
+        parallel.barrier()
+        if parallel.RANK == 0:
+            parts = sorted(self.path.parent.glob(f"{self.path.stem}.[0-9]*{self.path.suffix}"))
+            for file in [self.path, *parts]:
+                self.read(file)
+            if parts:
+                self.compact(self.rows)
+            for file in parts:
+                file.unlink()
+        parallel.barrier()
+        if parallel.RANK:
+            self.read(self.path)
+
+    def read(self, path):
+        if path.exists():
+            data = path.read_bytes()
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
-                os.truncate(self.path, whole)
-            for number, row in read_jsonl(self.path):
-                if not row.keys() >= set(fields):
-                    raise InputError(f"{self.path}:{number}: no \"{fields[-1]}\"; the file is damaged, remove it to make it again")
+                os.truncate(path, whole)
+            for number, row in read_jsonl(path):
+                if not row.keys() >= set(self.fields):
+                    raise InputError(f"{path}:{number}: no \"{self.fields[-1]}\"; the file is damaged, remove it to make it again")
                 self.merge(row)
 
     def merge(self, row):
@@ -154,9 +181,11 @@ class Journal:
 
     def add(self, id, /, **values):
         self.merge({"id": id, **values})
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open(self.own, "a", encoding="utf-8") as file:
             file.write(json.dumps({"id": id, **values}, ensure_ascii=False) + "\n")
 
     def compact(self, ids):
         """Rewrite the file as one row an id, in the order of `ids`."""
-        write_text(self.path, "".join(json.dumps(self.rows[i], ensure_ascii=False) + "\n" for i in ids))
+        if parallel.RANK == 0:
+            with replace(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(self.rows[i], ensure_ascii=False) + "\n" for i in ids)

@@ -11,6 +11,7 @@ the sampler are elsewhere: attention over past keys is a function the caller pas
 """
 import contextlib
 import datetime
+import hashlib
 import itertools
 import json
 import math
@@ -26,13 +27,19 @@ from pathlib import Path
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
+import numpy as np
 import safetensors
 import safetensors.torch
 import tokenizers
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
+import parallel
 from files import InputError, read_json, replace, write_json
 
 FAMILIES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
@@ -155,64 +162,89 @@ class Linear(nn.Linear):
 
 
 def project(x, *linears):
-    """x (…, in) -> (…, sum of out): x Wᵀ + b of projections that read the same x, one matrix product for all of them, and
-    scale · B(A(dropout(x))) where one has an adapter. Those adapters share the dropped places of x; PEFT draws for each its own."""
-    weight = joined([m.weight for m in linears]).to(x.dtype)                 # (sum of out, in)
-    bias = joined([m.bias for m in linears]).to(x.dtype) if linears[0].bias is not None else None
+    """x (…, in) -> (…, sum of out): x Wᵀ + b of projections that read the same x, and scale · B(A(dropout(x))) where one has an
+    adapter. Those adapters share the dropped places of x; PEFT draws for each its own."""
     adapted = [m for m in linears if m.lora_A is not None]
+    weights = joined([m.weight for m in linears])
+    biases = joined([m.bias for m in linears]) if linears[0].bias is not None else [None] * len(weights)
     if not adapted:
-        return F.linear(x, weight, bias)
-    p = adapted[0].lora_dropout if adapted[0].training else 0.0
+        return products(x, weights, biases)
+    dropout = adapted[0].lora_dropout
+    p = dropout.p if adapted[0].training else 0.0
+    keep = dropout.mask(x.flatten(0, -2), adapted[0].lora_index) if p else None
     A = torch.cat([m.lora_A.weight for m in adapted])                        # (sum of ranks, in)
-    B = torch.block_diag(*(m.lora_B.weight * (m.lora_scale / (1 - p)) if m in adapted else m.weight.new_empty(len(m.weight), 0)
+    B = torch.block_diag(*(m.lora_B.weight * (m.lora_scale / (1 - p)) if m in adapted else A.new_empty(m.out_features, 0)
                            for m in linears))                                # (sum of out, sum of ranks)
-    return LowRank.apply(x, weight, bias, A, B, p)
+    return LowRank.apply(x, keep, A, B, *weights, *biases)
+
+
+def products(x, weights, biases):
+    """x Wᵀ + b of each pair, side by side, in the dtype of x."""
+    y = [F.linear(x, w.to(x.dtype), None if b is None else b.to(x.dtype)) for w, b in zip(weights, biases, strict=True)]
+    return y[0] if len(y) == 1 else torch.cat(y, -1)
 
 
 def joined(tensors):
-    """Tensors as one along their first dimension: a view where they lie side by side in memory and get no gradient, else a copy."""
+    """[one view of all], along their first dimension, where they lie side by side in memory and get no gradient; else the list itself."""
     first, end = tensors[0], tensors[0].data_ptr()
-    if len(tensors) == 1:
-        return first
     for t in tensors:
         if t.data_ptr() != end or t.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or (
                 t.requires_grad and torch.is_grad_enabled()):
-            return torch.cat(tensors)
+            return tensors
         end += t.nbytes
-    return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
+    return [first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())]
 
 
 class LowRank(torch.autograd.Function):
-    """y = x Wᵀ + b + dropout(x) Aᵀ Bᵀ with W frozen, in the dtype of x; A and B float32 (Hu et al. 2021, equation 3).
+    """y = x Wᵀ + b + (x · keep) Aᵀ Bᵀ with W frozen, in the dtype of x; A and B float32 (Hu et al. 2021, equation 3).
 
-    Written out because autograd would keep dropout(x) and both summands of every projection; here x and a mask are kept.
+    Written out because autograd would keep x · keep and both summands of every projection; here x and a mask are kept.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, A, B, p):
+    def forward(ctx, x, keep, A, B, *weights_and_biases):
+        weights, biases = (weights_and_biases[i:][:len(weights_and_biases) // 2] for i in (0, len(weights_and_biases) // 2))
         rows, A, B = x.flatten(0, -2), A.to(x.dtype), B.to(x.dtype)          # (N, in)
-        keep = kept(rows, p) if p else None
-        y, low = F.linear(rows, weight, bias), (rows if keep is None else rows * keep) @ A.T           # (N, out), (N, rank)
-        ctx.save_for_backward(rows, weight, A, B, low, keep)
+        y, low = products(rows, weights, biases), (rows if keep is None else rows * keep) @ A.T        # (N, out), (N, rank)
+        ctx.save_for_backward(rows, keep, A, B, low, *weights)
         return y.addmm_(low, B.T).unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx, dy):
-        rows, weight, A, B, low, keep = ctx.saved_tensors
+        rows, keep, A, B, low, *weights = ctx.saved_tensors
         shape, dy = dy.shape, dy.flatten(0, -2)
-        dlow, dx = dy @ B, dy @ weight
+        dlow, (dx, *more) = dy @ B, (d @ w for d, w in zip(dy.split([len(w) for w in weights], -1), weights))
+        for part in more:
+            dx += part
         if keep is None:
             dx.addmm_(dlow, A)
         else:
             rows, dx = rows * keep, dx.addcmul_(dlow @ A, keep)
-        return dx.view(*shape[:-1], -1), None, None, dlow.T @ rows, dy.T @ low, None
+        return dx.view(*shape[:-1], -1), None, dlow.T @ rows, dy.T @ low, *[None] * (2 * len(weights))
 
 
-def kept(x, p):
-    """1 where dropout keeps an element of x, 0 with probability p, to within 1/65536 of it: 16 random bits an element are drawn 2.8
-    times as fast as torch's own on a CPU (NOTES.md, "Dropout")."""
-    bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(-2 ** 63, None).view(torch.int16)
-    return torch.ge(bits[:x.numel()].view(x.shape), round(p * 65536) - 32768, out=torch.empty_like(x))
+class Dropout:
+    """Masks of dropout, each a function of a text and of the projection: they do not depend on what stands beside the text, on the
+    process, or on how often they are asked for (activation checkpointing does so twice)."""
+
+    def __init__(self, p):
+        self.p, self.texts = p, None                                         # texts: [(key, tokens)] of a row laid end to end
+
+    def mask(self, x, index):
+        """(N, in) in the dtype of x: 1 where an element is kept, 0 with probability p, to within 1/65536 of it: 16 random bits an
+        element are drawn 2.8 times as fast as torch's own on a CPU (NOTES.md, "Dropout")."""
+        keep, a, random = torch.empty_like(x), 0, torch.Generator(x.device)
+        for key, n in self.texts or [(torch.randint(2 ** 62, ()).item(), len(x))]:
+            random.manual_seed(hash((key, index)))                           # of numbers alone: the same in every process
+            bits = torch.empty(n * x.shape[1] // 4 + 1, dtype=torch.int64, device=x.device).random_(-2 ** 63, None, generator=random)
+            torch.ge(bits.view(torch.int16)[:n * x.shape[1]].view(n, -1), round(self.p * 65536) - 32768, out=keep[a:a + n])
+            a += n
+        return keep
+
+
+def text_key(seed, ids):
+    """A number that is a function of a seed and of token ids."""
+    return int.from_bytes(hashlib.blake2b(np.asarray([seed, *ids], dtype=np.int64).tobytes(), digest_size=16).digest(), "little")
 
 
 class RMSNorm(nn.Module):
@@ -323,7 +355,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config, raw_config, biases=frozenset(), qk_norm=False):
         super().__init__()
-        self.config, self.raw_config = config, raw_config
+        self.config, self.raw_config, self.dropout, self.recompute = config, raw_config, Dropout(0.0), False
         self.model = nn.Module()
         self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.model.layers = nn.ModuleList(Layer(config, i, biases, qk_norm) for i in range(config.num_layers))
@@ -348,7 +380,8 @@ class Transformer(nn.Module):
         cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
         x = self.model.embed_tokens(ids).to(self.compute_dtype)
         for layer in self.model.layers:
-            x = layer(x, cos, sin, attend)
+            x = checkpoint(layer, x, cos, sin, attend, use_reentrant=False, preserve_rng_state=False) if self.recompute and self.training else (
+                layer(x, cos, sin, attend))
         return self.model.norm(x)
 
     def head(self, h):
@@ -384,10 +417,11 @@ def shards(path):
     return tensors
 
 
-def load(path, dtype=torch.float32, device="cpu"):
+def load(path, dtype=torch.float32, device="cpu", fsdp=None):
     """(model, tokenizer) of a Hugging Face directory; weights in `dtype` on `device`.
 
-    Files are memory-mapped and read tensor by tensor: peak memory is the model plus one mapped shard. InputError where a tensor is
+    Files are memory-mapped and read tensor by tensor: peak memory is the model plus one mapped shard. With `fsdp`, a dtype, each process
+    of a job reads and keeps its part of every weight alone, and they compute in that dtype (see `shard`). InputError where a tensor is
     missing, extra or of another shape, and where the configuration asks for something that is not computed here.
     """
     path = Path(path)
@@ -398,6 +432,12 @@ def load(path, dtype=torch.float32, device="cpu"):
     biases = {p for p in PROJECTIONS for part in ("self_attn", "mlp") if f"model.layers.0.{part}.{p}.bias" in files}
     with torch.device("meta"):
         model = Transformer(config, raw, biases, qk_norm="model.layers.0.self_attn.q_norm.weight" in files)
+    if fsdp:
+        shard(model, device, fsdp)
+    needed = sum(p.numel() for p in set(model.parameters())) * dtype.itemsize / (parallel.SIZE if fsdp else 1)
+    if needed > (free := parallel.free_memory(torch.device(device))):
+        raise InputError(f"{path}: the weights need {needed / 1e9:.1f} GB as {str(dtype).removeprefix('torch.')}, and this process can have "
+                         f"{free / 1e9:.1f} GB on {device}; use --dtype bfloat16, fewer processes a machine, or a larger one (README, \"Several GPUs\")")
     expected = dict(model.named_parameters(remove_duplicate=False))
     if config.tied and "lm_head.weight" not in files:
         del expected["lm_head.weight"]
@@ -415,10 +455,10 @@ def load(path, dtype=torch.float32, device="cpu"):
                     raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}")
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
-                tensor = f.get_tensor(name)
+                tensor = kind[own_rows(expected[name])]
                 if not tensor.sum(dtype=torch.float32).isfinite():           # one NaN or infinity makes the sum one
                     raise InputError(f"{file}: {name} holds NaN or infinite values; download it again, or use a checkpoint from before")
-                weights[name] = tensor.to(device, dtype, copy=True)
+                weights[name] = like(expected[name], tensor.to(device, dtype, copy=True))
     head, embedding = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
     if config.tied and head is not None and not torch.equal(head, embedding):
         raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors")
@@ -428,12 +468,12 @@ def load(path, dtype=torch.float32, device="cpu"):
 def fill(model, weights):
     """`model`, made on the meta device, with `weights` {name: tensor} of one dtype and device, ready for use; a tied lm_head may be
     absent. The tensors of `weights` are replaced one group at a time, so that memory holds hardly more than the model."""
-    for group in (PROJECTIONS[:3], PROJECTIONS[4:6]):                        # what reads the same input lies side by side (`joined`)
+    embedding = weights["model.embed_tokens.weight"]
+    for group in (PROJECTIONS[:3], PROJECTIONS[4:6]) if not isinstance(embedding, DTensor) else ():  # what reads one input lies side by side
         for name in [name for name in weights if f".{group[0]}." in name]:
             names = [name.replace(group[0], other) for other in group]
             parts = [weights.pop(n) for n in names]
             weights |= zip(names, torch.cat(parts).split([len(part) for part in parts]))
-    embedding = weights["model.embed_tokens.weight"]
     if model.config.tied:
         weights["lm_head.weight"] = embedding
     model.load_state_dict(weights, assign=True)
@@ -442,6 +482,38 @@ def fill(model, weights):
     model.frequencies = rope_frequencies(model.config).to(embedding.device)
     model.compute_dtype = embedding.dtype
     return model.eval()
+
+
+def shard(model, device, dtype):
+    """FSDP2 (`fully_shard`): of each weight of a model on the meta device a process keeps the rows `own_rows`. A layer's weights are
+    gathered, in `dtype`, while it computes, and gradients are summed over the processes."""
+    mesh = init_device_mesh(torch.device(device).type, (parallel.SIZE,))
+    policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+    for module in (*model.model.layers, model):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        module.set_gradient_divide_factor(1.0)                               # sums, not means
+        module.set_force_sum_reduction_for_comms(True)                       # gloo has nothing else
+    register_fsdp_forward_method(model, "hidden")
+
+
+def own_rows(parameter):
+    """The rows of a parameter that this process holds: all, or a part of them where it is sharded."""
+    if not isinstance(parameter, DTensor):
+        return slice(None)
+    n = math.ceil(len(parameter) / parallel.SIZE)
+    return slice(min(parallel.RANK * n, len(parameter)), min((parallel.RANK + 1) * n, len(parameter)))
+
+
+def like(parameter, rows):
+    """`rows`, which are `own_rows` of a tensor, as a tensor that is sharded like the parameter."""
+    if not isinstance(parameter, DTensor):
+        return rows
+    return DTensor.from_local(rows, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride())
+
+
+def whole(tensor):
+    """The tensor itself, or gathered from all processes where it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def write_tensors(path, tensors, metadata):
@@ -455,13 +527,18 @@ def write_tensors(path, tensors, metadata):
 
 
 def save(model, tokenizer, path):
-    """Write a directory that transformers opens with the same logits: weights in the compute dtype, LoRA merged in float32."""
+    """Write a directory that transformers opens with the same logits: weights in the compute dtype, LoRA merged in float32. Of a job
+    all processes have to call it, and one writes."""
     weights = {}
     for name, module in model.named_modules():
         for part, tensor in module.named_parameters(recurse=False):
             if ".lora_" not in name:
-                merged = tensor.detach().float() + lora_delta(module) if part == "weight" and getattr(module, "lora_A", None) else tensor.detach()
-                weights[f"{name}.{part}"] = merged.to(model.compute_dtype).cpu().contiguous()
+                tensor = whole(tensor.detach())
+                if parallel.RANK == 0:
+                    merged = tensor.float() + lora_delta(module) if part == "weight" and getattr(module, "lora_A", None) else tensor
+                    weights[f"{name}.{part}"] = merged.to(model.compute_dtype).cpu().contiguous()
+    if parallel.RANK:
+        return
     if model.config.tied:
         del weights["lm_head.weight"]
     raw = {**model.raw_config, "dtype": str(model.compute_dtype).removeprefix("torch.")}
@@ -480,8 +557,9 @@ def add_lora(model, rank=8, alpha=16, dropout=0.1, targets=PROJECTIONS, seed=0):
 
     A (rank, in) starts Kaiming-uniform as in PEFT, drawn from `seed` alone; B (out, rank) starts at zero.
     """
-    random = torch.Generator().manual_seed(seed)
+    random, numbers = torch.Generator().manual_seed(seed), itertools.count()
     model.requires_grad_(False)
+    model.dropout.p = dropout
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] in targets:
             A, B = (nn.Linear(i, o, bias=False, device=model.device) for i, o in ((module.in_features, rank), (rank, module.out_features)))
@@ -489,7 +567,8 @@ def add_lora(model, rank=8, alpha=16, dropout=0.1, targets=PROJECTIONS, seed=0):
                 bound = 1 / math.sqrt(module.in_features)
                 A.weight.copy_((torch.rand(A.weight.shape, generator=random) * 2 - 1) * bound)
                 B.weight.zero_()
-            module.lora_A, module.lora_B, module.lora_scale, module.lora_dropout = A, B, alpha / rank, dropout
+            module.lora_A, module.lora_B, module.lora_scale = A, B, alpha / rank
+            module.lora_dropout, module.lora_index = model.dropout, next(numbers)
     model.lora = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": list(targets)}
 
 
@@ -500,6 +579,8 @@ def lora_delta(module):
 
 def save_adapter(model, path, base):
     """Write the adapters in PEFT's layout; `base` is the checkpoint's name or directory, for the reader."""
+    if parallel.RANK:                                                        # adapters are never sharded: one process has all of them
+        return
     weights = {f"base_model.model.{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters() if ".lora_" in name}
     with replace(path) as temporary:
         temporary.mkdir(parents=True)

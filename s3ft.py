@@ -7,9 +7,11 @@ the gold response: ỹ = M([x; y]), and ỹ is the target where the judge finds 
 targets. Everything lands in one run directory (`--out`), and the same command goes on where an earlier one stopped.
 
 From top to bottom: policies, selection, training, evaluation, the command line. The transformer is in model.py, generation and
-scoring in sampler.py, the judges in judges.py; what a task asks of the model, in data/. Not covered: more than one device.
+scoring in sampler.py, the judges in judges.py; what a task asks of the model, in data/. Under torchrun the same command runs on several
+processes (parallel.py), with the same results. Not covered: a model that one device cannot hold for generation.
 """
 import argparse
+import collections
 import contextlib
 import csv
 import functools
@@ -69,7 +71,7 @@ def parse(argv=None):
     p.add_argument("--temperature", type=float, default=0.7)
     p.add_argument("--max-new-tokens", type=int, metavar="N", help="longest response (default: 400, nq 64)")
     p.add_argument("--substance", choices=["on", "off"], default="on",
-                   help="off: a paraphrase needs the judge's word alone, as in the paper (see `acceptable`)")
+                   help="off: a paraphrase needs the judge's word alone, as in the paper (see `refusal`)")
     p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--lr", type=float, help="peak learning rate (default: 2e-4, with --full 1e-5)")
     p.add_argument("--batch", type=int, default=8, metavar="N", help="examples of an optimiser step")
@@ -79,6 +81,9 @@ def parse(argv=None):
     p.add_argument("--lora-dropout", type=float, default=0.1)
     p.add_argument("--lora-targets", default="all", metavar="NAMES", help="all, or comma-separated such as q_proj,v_proj")
     p.add_argument("--full", action="store_true", help="train all weights (float32 master weights) instead of LoRA")
+    p.add_argument("--fsdp", action="store_true", help="under torchrun, for training: each process holds a part of every weight (FSDP2)")
+    p.add_argument("--recompute", action="store_true", help="in training keep the inputs of layers alone and compute the rest again: "
+                   "less memory, a third more time")
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--slots", type=int, metavar="N", help="responses generated at once (default: by memory)")
@@ -126,10 +131,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # a thread that waits yields ea
 import safetensors
 import torch
 import torch.nn.functional as F
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import judges
 import model as llama
+import parallel
 import report
 import sampler
 import sandbox
@@ -138,10 +145,14 @@ from files import InputError, Journal, lock, read_json, replace, write_json, wri
 
 
 def say(text):
-    print(text, file=sys.stderr, flush=True)
+    if parallel.RANK == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------------------- selection
+
+CHUNK = 100  # texts, or items of a benchmark, that are scored together, and lost by a kill
+
 
 def verdicts(judge, pairs, progress):
     """judge(response, example) of each pair, in order, several at once; InputError names the example whose data the judge cannot use."""
@@ -152,7 +163,7 @@ def verdicts(judge, pairs, progress):
             raise InputError(f"{pair[1].id}: {error}; mend or remove this row")
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        yield from tqdm(pool.map(judge_pair, pairs), total=len(pairs), desc=progress, unit="response", delay=1)
+        yield from tqdm(pool.map(judge_pair, pairs), total=len(pairs), desc=progress, unit="response", delay=1, disable=parallel.RANK > 0)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -167,17 +178,28 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampli
         say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
     if todo:
         start = time.perf_counter()
-        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label,
+        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label, share=True,
                                      on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}), **sampling)
-        add_speed(args.out, "generate", sum(len(r.ids) for r in responses), time.perf_counter() - start)
+        add_speed(args.out, "generate", sum(len(r.ids) for r in responses if r), start)
+        journal.gather()
 
     def verdict(response, example):
         return judge(response["text"], example) if response["finish"] == "stop" else judges.Verdict(False, "unfinished")
-    todo = [i for i in prompts if "correct" not in journal.rows[i][kind]]
+    todo = [i for i in prompts if "correct" not in journal.rows[i][kind]][parallel.RANK::parallel.SIZE]
     pairs = [(journal.rows[i][kind], examples[i]) for i in todo]
     for (response, example), found in zip(pairs, verdicts(verdict, pairs, f"{label}, judge")):
         measures = {"substance": judges.substance(response["text"], example.gold)} if kind == "paraphrase" else {}
         journal.add(example.id, **{kind: {**response, **found._asdict(), **measures}})
+    journal.gather()
+
+
+def shared(items, n, progress, unit):
+    """Parts of at most n items, at least four for each process; a bar shows what all of them have done."""
+    done, n = parallel.tally(), min(n, math.ceil(len(items) / 4 / parallel.SIZE)) if parallel.SIZE > 1 else n
+    with tqdm(total=len(items), desc=progress, unit=unit, disable=parallel.RANK > 0 or not items) as bar:
+        for part in parallel.pieces(items, n):
+            yield part
+            bar.update(done(len(part)) - bar.n)
 
 
 def select(base, tokenizer, examples, judge, args, shots=()):
@@ -189,9 +211,9 @@ def select(base, tokenizer, examples, judge, args, shots=()):
     journal = Journal(args.out / "candidates.jsonl")
     wanted = {source for method in args.method for source in POLICIES[method]}
     by_id = {e.id: e for e in examples}
-    for e in examples:
-        if e.id not in journal.rows:
-            journal.add(e.id, prompt=e.prompt, gold=e.gold, gold_ids=tokenizer.target_ids(e.prompt, e.gold))
+    for e in [e for e in examples if e.id not in journal.rows][parallel.RANK::parallel.SIZE]:
+        journal.add(e.id, prompt=e.prompt, gold=e.gold, gold_ids=tokenizer.target_ids(e.prompt, e.gold))
+    journal.gather()
     prompts = {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples}
     if "self" in wanted:
         ask(base, tokenizer, journal, "self", prompts, by_id, judge, args)
@@ -199,15 +221,17 @@ def select(base, tokenizer, examples, judge, args, shots=()):
             ask(base, tokenizer, journal, f"sample {k}", prompts, by_id, judge, args, temperature=args.temperature, seed=args.seed + k)
     if "paraphrase" in wanted:
         need = [e for e in examples if "sdft" in args.method or not candidate(journal.rows[e.id], "self", args)]
-        requests = {e.id: tokenizer.prompt_ids(paraphrase_request(e, args)) for e in need}
-        ask(base, tokenizer, journal, "paraphrase", requests, by_id, judge, args)
+        ask(base, tokenizer, journal, "paraphrase",
+            {e.id: tokenizer.prompt_ids(paraphrase_request(e, args)) for e in need}, by_id, judge, args)
 
     # log p(gold | x) and log p(ỹ | x); log p(ŷ | x) is known from generation. (The paper's figure compares the three.)
     todo = [(i, kind, ids) for i, row in journal.rows.items() if i in by_id for kind, ids in
             (("gold", row["gold_ids"]), ("paraphrase", row.get("paraphrase", {}).get("ids"))) if ids and f"{kind}_logprob" not in row]
-    sums = sampler.logprobs(base, [prompts[i] for i, _, _ in todo], [ids for _, _, ids in todo], progress="score")
-    for (i, kind, _), value in zip(todo, sums):
-        journal.add(i, **{f"{kind}_logprob": value})
+    for part in shared(todo, CHUNK, "score", "text"):
+        sums = sampler.logprobs(base, [prompts[i] for i, _, _ in part], [ids for _, _, ids in part])
+        for (i, kind, _), value in zip(part, sums):
+            journal.add(i, **{f"{kind}_logprob": value})
+    journal.gather()
     journal.compact(by_id)
     return [journal.rows[e.id] for e in examples]
 
@@ -217,15 +241,21 @@ def paraphrase_request(example, args):
     return args.paraphrase.format(prompt=example.prompt, gold=example.gold)
 
 
-def acceptable(response, args):
-    """Whether a response may be a target: finished, judged right and, for a paraphrase, with the substance of gold.
+def refusal(response, args):
+    """Why a response cannot be a target; None where it can: it is finished, judged right and, if a paraphrase, has the substance of gold.
 
     A word-for-word copy counts as gold, which it is. The numeric judge sees the final answer alone, and a paraphrase was shown
     it: one that drops the reasoning would pass. So it has to keep at least half of gold's numbers and half of its length.
     """
-    s = response.get("substance")
-    return response["finish"] == "stop" and response["correct"] and (not s or args.substance == "off" or not s["copy"] and (
-        args.rule != "numeric" or s["numbers"] >= 0.5 and s["length"] >= 0.5))
+    s = response.get("substance") if args.substance == "on" else None
+    if response["finish"] != "stop":
+        return "unfinished"
+    if not response["correct"]:
+        return "judged wrong"
+    if s and s["copy"]:
+        return "a copy of gold"
+    if s and args.rule == "numeric" and min(s["numbers"], s["length"]) < 0.5:
+        return "right, without the substance of gold"
 
 
 def candidate(row, source, args):
@@ -234,7 +264,7 @@ def candidate(row, source, args):
     if source == "gold":
         return {"text": row["gold"], "ids": row["gold_ids"]}
     kinds = [source, *(f"sample {k}" for k in range(1, args.samples + 1))] if source == "self" else [source]
-    return max((row[k] for k in kinds if k in row and acceptable(row[k], args)), key=lambda response: response["logprob"], default=None)
+    return max((row[k] for k in kinds if k in row and not refusal(row[k], args)), key=lambda response: response["logprob"], default=None)
 
 
 def targets_of(candidates, method, args):
@@ -254,22 +284,24 @@ def train(model, rows, args, directory, seed):
     """Fine-tune `model` on rows [(prompt ids, target ids)]: AdamW, linear warm-up, cosine decay, clipped gradients.
 
     The loss of a step is the sum over the target tokens of its global batch divided by their number, whatever the
-    micro-batches. State goes to `directory`/state.safetensors every now and then, so that a killed run goes on from there; all
+    micro-batches and processes. State goes to `directory`/state.safetensors every now and then, so that a killed run goes on from there; all
     that is random is a function of (`seed`, step), so that it ends in the same weights.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    replicated = [p for p in parameters.values() if not isinstance(p, DTensor)]              # FSDP sums the gradients of what it shards
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, weight_decay=0.0, fused=True)
     steps = steps_of(len(rows), args, seed)
     state = directory / "state.safetensors"
     model.train()
-    first, budget = load_state(state, parameters, optimizer) if state.exists() else (0, args.micro_tokens or default_budget(model))
-    log = resume_csv(directory / "train.csv", first)
+    first, budget = load_state(state, parameters, optimizer) if state.exists() else (
+        0, args.micro_tokens or int(parallel.total(default_budget(model) / parallel.SIZE)[0]))  # one number for all processes
+    log = resume_csv(directory / "train.csv", first) if parallel.RANK == 0 else os.devnull
     if first:
         say(f"{directory.name}: training goes on after step {first} of {len(steps)}")
-    say(f"{directory.name}: micro-batches of {budget} tokens, {sampler.free_memory(model.device) / 1e9:.1f} GB of memory free")
+    say(f"{directory.name}: micro-batches of {budget} tokens, {parallel.free_memory(model.device) / 1e9:.1f} GB of memory free")
     saved, cost, tokens, start = time.perf_counter(), 0.0, 0, time.perf_counter()
     with (open(log, "a", newline="") as file, interrupt_later() as interrupted,
-          tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step") as bar):
+          tqdm(total=len(steps), initial=first, desc=f"train {directory.name}", unit="step", disable=parallel.RANK > 0) as bar):
         writer = csv.writer(file)
         for step in range(first, len(steps)):
             began = time.perf_counter()
@@ -278,18 +310,21 @@ def train(model, rows, args, directory, seed):
             for g in optimizer.param_groups:
                 g["lr"] = rate
             while True:
-                torch.manual_seed(seed * 1_000_003 + step)                    # dropout
                 try:
-                    loss = accumulate_gradients(model, batch, budget)
+                    loss = accumulate_gradients(model, batch, budget, seed * 1_000_003 + step)
                     break
                 except torch.OutOfMemoryError:
-                    if budget < 2 * max(len(p) + len(t) for p, t in batch):
-                        raise InputError(f"{directory}: step {step + 1} does not fit into the memory, row by row; what was saved before stays. "
-                                         "Leave out long rows, or use --dtype bfloat16 in another --out")
+                    if args.fsdp or budget < 2 * max(len(p) + len(t) for p, t in batch):     # (with FSDP all have to make the same passes)
+                        raise InputError(f"{directory}: step {step + 1} does not fit into the memory; what was saved before stays. "
+                                         "Leave out long rows, or use --recompute, a lower --micro-tokens or --dtype bfloat16 in another --out")
                     optimizer.zero_grad(set_to_none=True)
                     budget //= 2
                     say(f"{directory.name}: out of memory; micro-batches of {budget} tokens from here")
-            norm = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0).item()
+            # A kill costs at most ten seconds of work, or twenty times what saving costs where that is more.
+            late = parallel.RANK == 0 and step + 1 < len(steps) and time.perf_counter() - saved > max(10, 20 * cost)
+            loss, stop, late = parallel.total(loss, len(interrupted), late)   # what one process decides, and Ctrl-C, goes for all
+            sum_over_processes(replicated)
+            norm = llama.whole(torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)).item()
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise InputError(f"{directory}: step {step + 1}: loss {loss}, gradient norm {norm}; what was saved before stays. "
                                  "Try a lower --lr or --dtype float32 in another --out")
@@ -300,16 +335,15 @@ def train(model, rows, args, directory, seed):
             writer.writerow([step + 1, f"{loss:.6f}", f"{rate:.3e}", f"{norm:.5f}", n, f"{seconds:.3f}", f"{n / seconds:.1f}"])
             bar.set_postfix_str(f"loss {loss:.3f}, {tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
             bar.update()
-            # A kill costs at most ten seconds of work, or twenty times what saving costs where that is more.
-            if interrupted or step + 1 < len(steps) and time.perf_counter() - saved > max(10, 20 * cost):
+            if stop or late:
                 file.flush()
                 saved = time.perf_counter()
                 save_state(state, parameters, optimizer, step + 1, budget)
                 cost, saved = time.perf_counter() - saved, time.perf_counter()
-            if interrupted:
+            if stop:
                 raise KeyboardInterrupt
     model.eval()
-    add_speed(args.out, "train", tokens, time.perf_counter() - start)
+    add_speed(args.out, "train", tokens / parallel.SIZE, start)
 
 
 @contextlib.contextmanager
@@ -327,19 +361,23 @@ def interrupt_later():
         signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted else before)
 
 
-def accumulate_gradients(model, batch, budget, chunk=128):
-    """Add the gradient of the mean loss over the target tokens of `batch` [(prompt ids, target ids)]; return that loss.
+def accumulate_gradients(model, batch, budget, seed=0, chunk=128):
+    """Add the gradient of the mean loss over the target tokens of `batch` [(prompt ids, target ids)]; return that loss. Of several
+    processes each does this for its share of the rows: gradients and losses have to be summed.
 
     Micro-batches of at most `budget` tokens are laid end to end, without padding. The head is applied to target tokens alone,
-    `chunk` at a time, forward and backward at once: there are never more logits than that.
+    `chunk` at a time, forward and backward at once: there are never more logits than that. Dropout is drawn from (seed, row).
     """
     count, total = sum(len(t) for _, t in batch), 0.0
-    for rows in micro_batches(batch, budget):
+    shares = [micro_batches(rows, budget) for rows in share_out(batch, parallel.SIZE)]
+    for n in range(max(map(len, shares))):                                   # as many passes in each process, as FSDP needs it
+        rows = shares[parallel.RANK][n] if n < len(shares[parallel.RANK]) else [([0, 0], [])]
         lengths = [len(p) + len(t) - 1 for p, t in rows]
-        ids = torch.tensor([i for p, t in rows for i in p + t[:-1]], device=model.device)                    # (N,)
+        ids = torch.tensor([i for p, t in rows for i in (p + t)[:-1]], device=model.device)                    # (N,)
         positions = torch.cat([torch.arange(n, device=model.device) for n in lengths])
         learnt = torch.tensor([k >= len(p) - 1 for (p, _), n in zip(rows, lengths) for k in range(n)], device=model.device)
-        targets = torch.tensor([i for _, t in rows for i in t], device=model.device)
+        targets = torch.tensor([i for _, t in rows for i in t], dtype=torch.long, device=model.device)
+        model.dropout.texts = [(llama.text_key(seed, p + t), n) for (p, t), n in zip(rows, lengths)]
         h = model.hidden(ids[None], positions[None], llama.packed_attention(model.config, lengths, model.device))[0, learnt]
         leaf = h.detach().requires_grad_()                                   # (target tokens, d)
         for states, wanted in zip(leaf.split(chunk), targets.split(chunk)):
@@ -347,7 +385,27 @@ def accumulate_gradients(model, batch, budget, chunk=128):
             loss.backward()
             total += loss.detach()
         h.backward(leaf.grad)
+    model.dropout.texts = None
     return float(total)
+
+
+def share_out(batch, n):
+    """The rows of a batch in n lists of about as many tokens: each, the longest first, to the list that has the fewest."""
+    lists, load = [[] for _ in range(n)], [0] * n
+    for row in batch if n == 1 else sorted(batch, key=lambda row: -len(row[0]) - len(row[1])):
+        least = load.index(min(load))
+        lists[least].append(row)
+        load[least] += len(row[0]) + len(row[1])
+    return lists
+
+
+def sum_over_processes(parameters):
+    """Add up the gradients that the processes have found."""
+    if parallel.SIZE > 1:
+        for p in parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        for sent in [torch.distributed.all_reduce(p.grad, async_op=True) for p in parameters]:
+            sent.wait()
 
 
 def micro_batches(batch, budget):
@@ -376,7 +434,7 @@ def default_budget(model):
             alive = model.hidden(torch.zeros(1, n, dtype=torch.long, device=model.device))  # noqa: F841: keeps addresses apart
         return sum(storages.values())
     state = sum(12 * p.numel() for p in model.parameters() if p.requires_grad)               # gradient and two moments, float32
-    fits = (sampler.free_memory(model.device) - state) / 2 / (kept(128) - kept(64)) * 64
+    fits = (parallel.free_memory(model.device) - state) / 2 / (kept(128) - kept(64)) * 64
     return min(16_384 if model.device.type == "cuda" else 1024, 2 ** max(6, int(math.log2(max(fits, 1)))))
 
 
@@ -402,10 +460,13 @@ def save_state(path, parameters, optimizer, step, budget):
     """Weights in training and the moments of AdamW, as safetensors; step and micro-batch stand in the file's metadata."""
     tensors = {}
     for name, p in parameters.items():
-        moments = optimizer.state[p]
-        tensors |= {name: p.detach(), f"{name}:m": moments["exp_avg"], f"{name}:v": moments["exp_avg_sq"]}
-    with replace(path) as temporary:
-        llama.write_tensors(temporary, tensors, {"step": str(step), "budget": str(budget)})
+        for part, tensor in (("", p.detach()), (":m", optimizer.state[p]["exp_avg"]), (":v", optimizer.state[p]["exp_avg_sq"])):
+            tensor = llama.whole(tensor)                                     # of all processes; one keeps and writes it
+            if parallel.RANK == 0:
+                tensors[name + part] = tensor.cpu()
+    if parallel.RANK == 0:
+        with replace(path) as temporary:
+            llama.write_tensors(temporary, tensors, {"step": str(step), "budget": str(budget)})
 
 
 def load_state(path, parameters, optimizer):
@@ -413,9 +474,9 @@ def load_state(path, parameters, optimizer):
     with safetensors.safe_open(path, "pt") as f:
         step, budget = (int(f.metadata()[name]) for name in ("step", "budget"))
         for name, p in parameters.items():
-            p.data.copy_(f.get_tensor(name))
-            optimizer.state[p] = {"step": torch.tensor(float(step), device=p.device), "exp_avg": f.get_tensor(f"{name}:m").to(p.device),
-                                  "exp_avg_sq": f.get_tensor(f"{name}:v").to(p.device)}
+            value, m, v = (llama.like(p, f.get_slice(name + part)[llama.own_rows(p)].to(p.device)) for part in ("", ":m", ":v"))
+            p.data.copy_(value)
+            optimizer.state[p] = {"step": torch.tensor(float(step), device=p.device), "exp_avg": m, "exp_avg_sq": v}
     return step, budget
 
 
@@ -429,15 +490,18 @@ def resume_csv(path, step):
 def fine_tune(targets, arm, args, seed):
     """Train one arm from the base checkpoint; leaves targets.jsonl, train.csv, adapter/ and model/ under `--out`/arm."""
     directory = args.out / arm
-    write_text(directory / "targets.jsonl", "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in targets))
     state = directory / "state.safetensors"
+    if parallel.RANK == 0:
+        write_text(directory / "targets.jsonl", "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in targets))
     if (directory / "model").exists():
-        state.unlink(missing_ok=True)
+        if parallel.RANK == 0:
+            state.unlink(missing_ok=True)
         return say(f"{arm}: is trained already")
     if not targets:
         raise InputError(f"{arm}: no row has a target, there is nothing to train on; use another --method or more rows")
-    model, tokenizer = llama.load(args.ckpt, torch.float32 if args.full else args.dtype, args.device)
+    model, tokenizer = llama.load(args.ckpt, torch.float32 if args.full else args.dtype, args.device, args.dtype if args.fsdp else None)
     model.compute_dtype = args.dtype  # with --full the float32 weights are the master copy, cast wherever they are used
+    model.recompute = args.recompute
     if not args.full:
         names = llama.PROJECTIONS if args.lora_targets == "all" else args.lora_targets.split(",")
         llama.add_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout, names, seed)
@@ -445,13 +509,12 @@ def fine_tune(targets, arm, args, seed):
     if not args.full:
         llama.save_adapter(model, directory / "adapter", args.ckpt)
     llama.save(model, tokenizer, directory / "model")
-    state.unlink(missing_ok=True)
+    if parallel.RANK == 0:
+        state.unlink(missing_ok=True)
+    parallel.barrier()
 
 
 # ------------------------------------------------------------------------------------------------------------------ evaluation
-
-CHUNK = 100  # items of a benchmark that are scored together, and lost by a kill
-
 
 def respond(loaded, file, examples, judge, args, shots=()):
     """{id: response} of the model that `loaded()` gives, asked and judged where the journal `file` lacks it."""
@@ -466,17 +529,17 @@ def respond(loaded, file, examples, judge, args, shots=()):
 
 def score_choices(loaded, journal, arm, items):
     """Add to `journal` the log-probability of every choice of the benchmark's `items` under the model, and their scores."""
-    for start in range(0, len(items), CHUNK):
-        model, tokenizer = loaded()
-        part = items[start:start + CHUNK]
+    (model, tokenizer), cut = loaded(), 0
+    for part in shared(items, CHUNK, f"{arm}: {items[0].bench}", "item"):
         pairs = [bench.pairs(tokenizer, item, model.config.context) for item in part]
-        prompts, continuations = zip(*itertools.chain(*pairs))
-        progress = f"{arm}: {part[0].bench} {start + len(part)}/{len(items)}"
-        values = iter(sampler.logprobs(model, prompts, continuations, progress=progress))
+        values = iter(sampler.logprobs(model, *zip(*itertools.chain(*pairs))))
+        cut += sum(any(len(prompt) + len(c) > model.config.context for prompt, c in of_item) for of_item in pairs)
         for item, of_item in zip(part, pairs):
             logprobs = list(itertools.islice(values, len(of_item)))
             journal.add(item.id, model=arm, bench=item.bench, context=item.context, choices=item.choices,
                         logprobs=logprobs, scores=bench.scores(item, logprobs))
+    if any(cut := parallel.total(cut)):
+        say(f"{arm}: {cut[0]:.0f} {items[0].bench} items fill the context of {model.config.context} tokens; what is too long begins later")
 
 
 def evaluate(path, arm, examples, rule, items, args, shots=()):
@@ -492,11 +555,12 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
         if name == "svamp" and todo:
             found = respond(loaded, args.out / arm / "svamp.jsonl", todo, judges.numeric, args)
-            for e in todo:
+            for e in todo[parallel.RANK::parallel.SIZE]:
                 journal.add(e.id, model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
                             response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})
         elif todo:
             score_choices(loaded, journal, arm, todo)
+        journal.gather()
         rows = [journal.rows[arm, name, item.id]["scores"] for item in of]
         scores |= {f"{name} {kind}": report.estimate([row[kind] for row in rows]) for kind in rows[0]}
     return scores
@@ -560,7 +624,8 @@ def check_golds(examples, rule, args):
 
 def settings_of(args, train_set, test_set):
     """What a run's results depend on; a run directory is continued under the same settings only, "versions" excepted."""
-    free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code", "report", "seeds", "bench", "bench_data", "bench_limit"}
+    free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code", "report", "seeds", "bench", "bench_data", "bench_limit",
+            "fsdp", "recompute"}
     settings = {k: str(v) if isinstance(v, (Path, torch.dtype)) else v for k, v in vars(args).items() if k not in free}
     for name, examples in (("training data", train_set), ("test data", test_set)):
         settings[name] = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
@@ -583,13 +648,14 @@ def claim(out, settings):
         write_json(file, settings)
 
 
-def add_speed(out, what, tokens, seconds):
-    """Add to the run's account of tokens and seconds."""
-    file = out / "speed.json"
-    speed = read_json(file) if file.exists() else {}
-    old = speed.get(what, {"tokens": 0, "seconds": 0.0})
-    speed[what] = {"tokens": old["tokens"] + tokens, "seconds": round(old["seconds"] + seconds, 3)}
-    write_json(file, speed)
+def add_speed(out, what, tokens, start):
+    """Add to the run's account the tokens of all processes, and the seconds since `start`."""
+    file, (tokens,) = out / "speed.json", parallel.total(tokens)
+    if parallel.RANK == 0:
+        speed = read_json(file) if file.exists() else {}
+        old = speed.get(what, {"tokens": 0, "seconds": 0.0})
+        speed[what] = {"tokens": old["tokens"] + round(tokens), "seconds": round(old["seconds"] + time.perf_counter() - start, 3)}
+        write_json(file, speed)
 
 
 def default_dtype(device):
@@ -635,12 +701,12 @@ def main(args):
     args.judge = args.judge or args.rule
     k = args.shots if args.eval_only else args.select_shots
     args.out = Path(args.out or f"runs/{Path(args.task).stem}-{Path(args.ckpt).resolve().name}" + (f"-{k}shot" if k else ""))
-    args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
     args.dtype = getattr(torch, default_dtype(args.device) if args.dtype == "auto" else args.dtype)
     args.lr = args.lr or (1e-5 if args.full else 2e-4)
 
-    say(f"task {args.task} from {args.data}, judge {args.judge}, checkpoint {args.ckpt}, {args.dtype} on {args.device}, "
-        f"run directory {args.out}")
+    say(f"task {args.task} from {args.data}, judge {args.judge}, checkpoint {args.ckpt}, {args.dtype} on {args.device}"
+        f"{f', {parallel.SIZE} processes' if parallel.SIZE > 1 else ''}, run directory {args.out}")
     base, tokenizer = llama.load(args.ckpt, args.dtype, args.device)
     rule = judge_named(args.rule, base, tokenizer, args)
     judge = rule if args.judge == args.rule else judge_named(args.judge, base, tokenizer, args)
@@ -653,17 +719,26 @@ def main(args):
             say(f"{left_out[split]} {split} examples do not fit the model's context of {base.config.context} tokens and are left out")
         if not sets[split]:
             raise InputError(f"{args.data}: no {split} example is left; give more rows, a lower --max-new-tokens or fewer shots")
-    if not args.rule.startswith("model") and not (args.out / "config.json").exists():  # in a directory that is continued, they were checked
-        check_golds(sets["train"] + sets["test"], rule, args)
-    held = lock(args.out)  # noqa: F841: as long as it is open, no other run can have the directory
-    claim(args.out, settings_of(args, sets["train"], sets["test"]))
+    if parallel.RANK == 0:
+        if not args.rule.startswith("model") and not (args.out / "config.json").exists():  # in a directory that is continued, they were checked
+            check_golds(sets["train"] + sets["test"], rule, args)
+        held = lock(args.out)  # noqa: F841: as long as it is open, no other run can have the directory
+        claim(args.out, settings_of(args, sets["train"], sets["test"]))
+    parallel.barrier()
+    say(f"{len(sets['train'])} of {len(train_set)} training and {len(sets['test'])} of {len(test_set)} test examples are used")
 
     methods = [] if args.eval_only else args.method
     candidates = select(base, tokenizer, sets["train"], judge, args, shots) if methods else []
     targets = {method: targets_of(candidates, method, args) for method in methods}
+    for kind in ("self", "paraphrase"):
+        fates = collections.Counter(refusal(row[kind], args) or "can be a target" for row in candidates if kind in row)
+        left_out |= {kind: dict(fates.most_common())} if fates else {}
+        say(f"{kind}: {', '.join(f'{n} {fate}' for fate, n in fates.most_common()) or 'not needed'}")
     for method in methods:
+        left_out[f"{method}, without a target"] = without = len(candidates) - len(targets[method])
+        say(f"{method}: {without} of {len(candidates)} examples have no target and are left out") if without else None
         show(targets[method], tokenizer, args.show)
-    del base
+    del base, candidates
 
     # Arms: each method for each seed; that of --seed bears the method's name alone.
     arms = {method if seed == args.seed else f"{method}.{seed}": (method, seed) for seed in args.seeds for method in methods}
@@ -675,8 +750,12 @@ def main(args):
             fine_tune(targets[method], arm, args, seed)
         path = args.ckpt if arm == "base" else args.out / arm / "model"
         scores[arm] = {**scores.get(arm, {}), **evaluate(path, arm, sets["test"], rule, items, args, shots if args.eval_only else ())}
-        write_json(file, scores)
+        if parallel.RANK == 0:
+            write_json(file, scores)
 
+    peaks = parallel.total(*(peak_gb(args.device) * (rank == parallel.RANK) for rank in range(parallel.SIZE)))
+    if parallel.RANK:
+        return None
     say(report.text(report.write(args.out)))
     speed = read_json(args.out / "speed.json")
     counts = {method: {s: sum(t["source"] == s for t in targets[method]) for s in ("self", "paraphrase", "gold")} for method in methods}
@@ -686,7 +765,13 @@ def main(args):
             **{f"{what}_tokens_per_second": round(s["tokens"] / s["seconds"], 1) for what in ("generate", "train")
                if (s := speed.get(what)) and s["seconds"]},
             "targets": counts.get(main_arm, {}), "targets_by_method": counts, "left_out": left_out,
-            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2), "scores": scores}
+            "peak_gb": peaks[0], **({"peak_gb_by_process": peaks} if parallel.SIZE > 1 else {}), "scores": scores}
+
+
+def peak_gb(device):
+    """The most memory that this process has had, GB."""
+    peak = torch.cuda.max_memory_allocated() if "cuda" in str(device) else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e9, 2)
 
 
 def interrupt(*_):
@@ -696,11 +781,15 @@ def interrupt(*_):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupt)
+    code = 2
     try:
-        print(json.dumps(main(ARGS)))
+        if result := main(ARGS):
+            print(json.dumps(result))
+        code = 0
     except InputError as error:
-        sys.exit(say(f"s3ft.py: {error}") or 2)
+        parallel.complain(error)
     except OSError as error:  # a full disk, no rights, a sandbox that cannot start
-        sys.exit(say(f"s3ft.py: {error}; when that is mended, the same command goes on" + f" in {ARGS.out}" * bool(ARGS.out)) or 2)
+        parallel.complain(f"{error}; when that is mended, the same command goes on" + f" in {ARGS.out}" * bool(ARGS.out))
     except KeyboardInterrupt:
-        sys.exit(say("\ns3ft.py: interrupted; the same command goes on from here") or 130)
+        code = say("\ns3ft.py: interrupted; the same command goes on from here") or 130
+    parallel.finish(code)

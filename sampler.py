@@ -7,14 +7,11 @@
 at a time; every step adds one token to each live row, and new prompts take the place of finished ones. Not covered: beam search,
 penalties, speculative decoding. Tasks, judges and training are elsewhere.
 """
-import hashlib
 import itertools
 import math
 import os
-import re
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+import parallel
 from files import InputError
-from model import causal_attention
+from model import causal_attention, text_key
 
 BLOCK = 64  # the cache's capacity is a multiple of this many positions
 
@@ -97,24 +95,11 @@ def round_up(n, to=BLOCK):
     return math.ceil(n / to) * to
 
 
-def free_memory(device):
-    """Bytes that can be had on `device`; on a CPU within the limit of the control group too, as in a container."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2     # where nothing better is known
-    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    if meminfo.exists():
-        free = int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1]) * 1024
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(limit.with_name("memory.current").read_text()))
-    return free
-
-
 def default_slots(model, longest):
     """Rows in flight: what a quarter of the free memory holds, at most 256 (NOTES.md, "256 slots")."""
     c = model.config
     row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * round_up(longest) * model.compute_dtype.itemsize
-    return max(1, min(256, free_memory(model.device) // 4 // row))
+    return max(1, min(256, parallel.free_memory(model.device) // 4 // row))
 
 
 def prefill(model, cache, first, prompts, shared=()):
@@ -211,17 +196,17 @@ def choose(logits, temperature, top_p, uniform):
 
 def random_numbers(seed, prompt, n):
     """n numbers in [0, 1), a function of the seed and the prompt's tokens."""
-    key = hashlib.blake2b(np.asarray([seed, *prompt], dtype=np.int64).tobytes(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(n).tolist()
+    return np.random.Generator(np.random.Philox(key=text_key(seed, prompt))).random(n).tolist()
 
 
 @torch.inference_mode()
-def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0, slots=None, on_done=None, top_p=1.0, progress=None):
+def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0, slots=None, on_done=None, top_p=1.0, progress=None, share=False):
     """One Response a prompt, in the order of `prompts` (lists of token ids). temperature 0 is greedy.
 
     A sample is a function of (seed, prompt, step): it does not depend on slots, order or company; equal prompts get equal
     samples, so vary `seed` for several. `on_done(index, response)` is called as soon as a response is known; `progress` names
-    a progress bar. InputError where a prompt and max_new_tokens do not fit the model's context.
+    a progress bar. With `share`, the processes of a job divide the prompts, and each has None for those that others answer.
+    InputError where a prompt and max_new_tokens do not fit the model's context.
     """
     for i, prompt in enumerate(prompts):
         if not prompt or len(prompt) + max_new_tokens > model.config.context:
@@ -230,8 +215,10 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
     if not prompts:
         return []
     longest, out, written = max(map(len, prompts)) + max_new_tokens, [None] * len(prompts), 0
-    slots = min(slots or default_slots(model, longest), len(prompts))
-    bar = tqdm(total=len(prompts), desc=progress and f"{progress}, {slots} at once", unit="prompt", disable=progress is None)
+    slots = min(slots or default_slots(model, longest), math.ceil(len(prompts) / (parallel.SIZE if share else 1)))
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))      # longest first
+    queue, taken, done = itertools.chain.from_iterable(parallel.pieces(order, 1, share)), [], parallel.tally(share)
+    bar = tqdm(total=len(prompts), desc=progress and f"{progress}, {slots} at once", unit="prompt", disable=progress is None or parallel.RANK > 0)
 
     def accept(rows, h):
         """The next token of each of `rows` from hidden states h (len(rows), d)."""
@@ -249,15 +236,18 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
                 if on_done:
                     on_done(row.index, out[row.index])
 
-    def answer(waiting, slots):
-        """Fill `out` at the indices `waiting`, taken from the end, with at most `slots` rows at once."""
-        nonlocal written
+    def answer(queue, slots):
+        """Fill `out` at the indices that `queue` gives, with at most `slots` rows at once."""
+        nonlocal written, taken
         cache, rows, live = Cache(model, slots, longest), [], []
         step, shared = Decoder(model, cache), read_shared(model, cache, prompts)
-        while live or waiting:
+        while True:
             # New prompts come when an eighth of the slots is free, so that several are read together.
             free = slots - len(live)
-            come = [waiting.pop() for _ in range(min(free, len(waiting)))] if free >= slots / 8 else []
+            come = list(itertools.islice(queue, free)) if free >= slots / 8 else []
+            if not come and not live:
+                return
+            taken += come
             new = [Row(i, len(prompts[i]), random_numbers(seed, prompts[i], max_new_tokens) if temperature else [0.0] * max_new_tokens)
                    for i in come]
             needed, capacity = max(r.length for r in live + new) + 1, cache.groups[0][1] if rows else 0
@@ -277,21 +267,22 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
                 for n in range(0, len(live), 128):                           # logits of more rows would not be reused memory
                     accept(live[n:n + 128], h[n:n + 128])
             written += len(new or live)
-            live = [r for r in rows if not r.done]
             bar.set_postfix_str(f"{written / (bar.format_dict['elapsed'] or 1):.0f} tokens/s", refresh=False)
-            bar.update(sum(r is not None for r in out) - bar.n)
+            if ended := sum(r.done for r in new or live):
+                bar.update(done(ended) - bar.n)
+            live = [r for r in rows if not r.done]
 
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))       # longest first
     with bar:                                                                # it is closed before an error is reported
-        while todo := [i for i in order if out[i] is None]:
+        while True:
             try:
-                answer(todo, slots)
+                answer(queue, slots)
+                return out
             except torch.OutOfMemoryError:
                 if slots == 1:
                     raise InputError(f"a response of {longest} tokens does not fit into the memory; ask for fewer new tokens")
                 slots //= 2
                 tqdm.write(f"out of memory; {slots} responses at once from here", file=sys.stderr)
-    return out
+                queue, taken = itertools.chain([i for i in taken if out[i] is None], queue), []
 
 
 # --------------------------------------------------------------------------------------------------------------------- scoring

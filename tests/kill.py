@@ -56,6 +56,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kills", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seconds", type=float, help="the latest moment of a kill (default: so that the kills spread over the run)")
     p.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "s3ft-kill")
     p.add_argument("args", nargs="+", help="after --: the options of s3ft.py, without --out")
     args = p.parse_args()
@@ -66,7 +67,8 @@ def main():
         times.append(time.time() - start)
     # Each start loads the model anew and then goes on from the last one: the moments are spread so that kills fall all over the run.
     draw = random.Random(args.seed)
-    moments = [times[1] * draw.uniform(0.5, 1.1) + draw.uniform(0, 2) * (times[0] - times[1]) / args.kills for _ in range(args.kills)]
+    latest = args.seconds or times[1] + 2 * (times[0] - times[1]) / args.kills
+    moments = [draw.uniform(times[1] / 2, latest) for _ in range(args.kills)]
     print(f"undisturbed: {times[0]:.0f} s, with everything done {times[1]:.0f} s", flush=True)
     last, interrupted = run_with_kills(args.args, args.folder / "killed", moments)
     for seconds, what in zip(moments, interrupted):

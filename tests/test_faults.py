@@ -98,7 +98,16 @@ def test_what_is_too_long_is_counted(tmp_path):
     run = s3ft_command("--task", tmp_path / "t.jsonl", "--test", tmp_path / "test.jsonl", "--ckpt", path, "--max-new-tokens", 9, "--method", "sft",
                        "--epochs", 1, "--out", tmp_path / "run")
     assert run.returncode == 0 and "1 train examples do not fit" in run.stderr, run.stderr
-    assert json.loads(run.stdout)["left_out"] == {"train": 1, "test": 0}
+    assert json.loads(run.stdout)["left_out"] == {"train": 1, "test": 0, "sft, without a target": 0}
+
+
+def test_what_becomes_no_target_is_counted_by_reason(whole):
+    """Every candidate, and every example that a method leaves out: in the last line, and on stderr."""
+    run = s3ft_command(*RUN, "--method", "self,s3ft", "--ckpt", whole[0], "--out", whole[1])
+    assert run.returncode == 2 and "self: 10 of 10 examples have no target and are left out" in run.stderr, run.stderr
+    rows = [json.loads(line) for line in (whole[1] / "candidates.jsonl").read_text().splitlines()]
+    unfinished = sum(row["self"]["finish"] != "stop" for row in rows)
+    assert f"self: {unfinished} unfinished, {10 - unfinished} judged wrong" in run.stderr and "10 of 220 training and 4 of" in run.stderr
 
 
 # ------------------------------------------------------------------------------------- the run directory: locks, Ctrl-C, full disks

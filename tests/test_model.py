@@ -80,11 +80,30 @@ def test_projections_of_one_input_are_joined_without_a_copy(tmp_path):
     a = model.model.layers[1].self_attn
     parts = [a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]
     with torch.no_grad():
-        assert torch.equal(llama.joined(parts), torch.cat(parts)) and llama.joined(parts).data_ptr() == parts[0].data_ptr()
+        (whole,) = llama.joined(parts)
+        assert torch.equal(whole, torch.cat(parts)) and whole.data_ptr() == parts[0].data_ptr()
         for others in ([parts[1], parts[0]], [parts[0].clone(), parts[1]], [parts[0], parts[2]]):  # not side by side in this order
-            assert torch.equal(llama.joined(others), torch.cat(others))
-    llama.joined(parts).sum().backward()                                      # where gradients are wanted, each gets its own
-    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in parts)
+            assert llama.joined(others) is others
+    assert llama.joined(parts) is parts                                       # where gradients are wanted, each gets its own
+
+
+@pytest.mark.parametrize("family", ["qwen2", "smollm2"])
+def test_adapters_on_weights_that_lie_apart_give_the_same_gradients(tmp_path, family):
+    """As FSDP hands them out: LowRank multiplies them one by one, in both directions."""
+    def gradients(apart):
+        model, _ = llama.load(tiny.checkpoint(tmp_path, family))
+        llama.add_lora(model, 4, 8, 0.0)
+        for name, p in model.named_parameters():
+            if ".lora_" in name:
+                p.data = tiny.values(name, p.shape)
+            elif apart:
+                p.data = p.data.clone()
+        llama_a = model.model.layers[0].self_attn
+        assert (len(llama.joined([llama_a.q_proj.weight, llama_a.k_proj.weight, llama_a.v_proj.weight])) == 1) != apart
+        model.train()(torch.tensor([tiny.PAIRS[0][0]])).square().sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    for (name, one), other in zip(gradients(False).items(), gradients(True).values(), strict=True):
+        assert (one - other).norm() < 1e-4 * one.norm(), name
 
 
 @pytest.mark.parametrize("family", ["smollm2", "llama-biases", "qwen3", "llama3-new-layout"])
@@ -245,11 +264,28 @@ def test_dropout_keeps_the_mean_of_what_an_adapter_adds(tmp_path):
 
 
 def test_dropout_drops_a_share_everywhere():
-    kept = llama.kept(torch.empty(301, 403), 0.1) == 1
-    assert (~kept).float().mean() == pytest.approx(0.1, abs=0.004)
-    assert abs((~kept).float().mean(0) - 0.1).max() < 0.1 and abs((~kept).float().mean(1) - 0.1).max() < 0.1  # no row or column more
-    neighbours = ((~kept)[:, 1:] & (~kept)[:, :-1]).float().mean()
+    dropout = llama.Dropout(0.1)
+    dropped = dropout.mask(torch.empty(301, 403), 0) == 0
+    assert dropped.float().mean() == pytest.approx(0.1, abs=0.004)
+    assert abs(dropped.float().mean(0) - 0.1).max() < 0.1 and abs(dropped.float().mean(1) - 0.1).max() < 0.1  # no row or column more
+    neighbours = (dropped[:, 1:] & dropped[:, :-1]).float().mean()
     assert neighbours == pytest.approx(0.01, abs=0.002)  # independent
+
+
+def test_dropout_is_a_function_of_text_and_projection():
+    dropout, ids = llama.Dropout(0.5), [list(range(n, 2 * n)) for n in (40, 50, 60)]
+    keys = [llama.text_key(7, i) for i in ids]
+
+    def masks(texts, index):
+        dropout.texts = [(keys[t], len(ids[t])) for t in texts]
+        n = [len(ids[t]) for t in texts]
+        return dict(zip(texts, dropout.mask(torch.empty(sum(n), 30), index).split(n)))
+    together, alone, again = masks([0, 1, 2], 3), masks([1], 3), masks([2, 1], 3)
+    assert torch.equal(together[1], alone[1]) and torch.equal(together[2], again[2]) and torch.equal(again[1], alone[1])
+    assert not torch.equal(masks([1], 4)[1], alone[1])
+    assert (together[0] == together[1][:40]).float().mean() == pytest.approx(0.5, abs=0.1)                  # texts are independent
+    keys[1] = llama.text_key(8, ids[1])
+    assert not torch.equal(masks([1], 3)[1], alone[1])
 
 
 # --------------------------------------------------------------------------------------------------------------------- template

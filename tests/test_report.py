@@ -2,6 +2,9 @@
 import json
 import math
 import re
+import shutil
+import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,6 +13,9 @@ import report
 from files import write_json, write_text
 
 EVIL = "\x1b[2J</pre></script><script>alert(1)</script><img src=x onerror=alert(1)>\n$\\frac{1}{0}$ \x00 & \"'"
+HOSTILE = ['</script><img src=x onerror=alert(1)>', '"><svg onload=alert(1)>', "</style><script>alert(1)</script>", "<!-- ", "<plaintext>",
+           "</td></table></details><h2>", "</title></h1></summary><b>", "&#60;i&#62;&lt;i&gt;", "]]><![CDATA[<i>", "' onload='alert(1)",
+           "\u202e<b>\u2066", "<" * 2000]
 
 ROW = {"prompt": "x", "gold": "y", "gold_ids": [1]}
 LAST = ["Settings", "What the figures mean"]
@@ -184,6 +190,7 @@ class Checked(HTMLParser):
     def handle_starttag(self, tag, attributes):
         assert tag in self.TAGS and not [name for name, _ in attributes if name.startswith("on") or name in ("src", "href", "style")]
         self.open += [tag] if tag != "meta" else []
+        self.tags.append((tag, attributes))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -192,7 +199,7 @@ class Checked(HTMLParser):
 def read_page(out):
     """report.html, checked, and its headings."""
     page, parser = (out / "report.html").read_text(encoding="utf-8"), Checked()
-    parser.open = []
+    parser.open, parser.tags = [], []
     parser.feed(page)
     assert parser.open == [] and "url(" not in page and "@import" not in page
     return page, re.findall("<h2>(.*?)</h2>", page)
@@ -240,15 +247,44 @@ def test_axes_have_round_numbers():
         assert " ".join(re.findall('y="281.0" text-anchor="middle">(.*?)<', svg)) == ticks and "nan" not in svg
 
 
-def test_hostile_text_is_text(tmp_path):
-    out = make_run(tmp_path, {"base": 5, "s3ft": 14}, words=EVIL)
-    write_json(out / "config.json", {"task": EVIL, "ckpt": EVIL, EVIL: EVIL})
+def make_evil_run(out, words):
+    """`words` wherever a text of data, models or settings can stand; a file's name cannot hold a slash."""
+    name = words.replace("/", "")
+    make_run(out, {"base": 5, "s3ft": 14}, words=words)
+    write_json(out / "config.json", {"task": f"{name}.jsonl", "ckpt": name, words: words})
     for folder in ("<b>s3ft", "s3ft.<b>", "s3ft.1x"):
         (out / folder).mkdir()
-    add_bench(out, {("base", EVIL): [{EVIL: 1}], ("s3ft", EVIL): [{EVIL: 0}], (EVIL, "mmlu"): [{"acc": 1}]})
+    add_bench(out, {("base", words): [{words: 1}], ("s3ft", words): [{words: 0}], (words, "mmlu"): [{"acc": 1}]})
     assert report.write(out)["rows"] == ["base", "s3ft"]
-    page, _ = read_page(out)
-    assert page.count("onerror=alert(1)") > 50 and not any("alert" in svg for svg in re.findall("<svg.*?</svg>", page, re.S))
+    return out
+
+
+def test_hostile_text_is_text(tmp_path):
+    """The page has the tags of a harmless run's, and says the same but for the words."""
+    def parsed(folder, words):
+        parser, text = Checked(), []
+        parser.open, parser.tags, parser.handle_data = [], [], text.append
+        parser.feed((make_evil_run(tmp_path / folder, words) / "report.html").read_text(encoding="utf-8"))
+        text = "".join(text)
+        for said in (words, words.replace("/", "")):
+            text = text.replace(json.dumps(said)[1:-1], "Question").replace(said, "Question")  # the settings are shown as JSON
+        return parser.tags, re.sub("(?s)judge: .*?log-", "", text)   # the table cuts a reason at 60
+    harmless = parsed("harmless", "Question")
+    for i, words in enumerate([EVIL, *HOSTILE]):
+        assert parsed(str(i), words) == harmless, words
+    assert len(harmless[0]) > 400 and harmless[1].count("Question") > 50
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium")
+def test_a_browser_finds_no_element_in_hostile_text(tmp_path):
+    """In the document that chromium makes of the page; where it writes text out, "<" stands for an element alone."""
+    def elements(folder, words):
+        page = make_evil_run(tmp_path / folder, words) / "report.html"
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()]
+        document = subprocess.run(command, capture_output=True, timeout=120, check=True).stdout.decode()
+        return Counter(re.findall("<[^ >]*", document))
+    words = "".join([EVIL, *HOSTILE]).replace("alert(1)", "document.title=1")  # an alert would wait for someone
+    assert elements("hostile", words) == elements("harmless", "Question")
 
 
 # ------------------------------------------------------------------------------------------------------- runs that lack something

@@ -82,7 +82,7 @@ def scripted(monkeypatch, tmp_path):
     model, tokenizer = llama.load(tiny.checkpoint(tmp_path / "ckpt"))
     tokenizer.asked = []
 
-    def generate(model, tokenizer, prompts, max_new_tokens, slots=None, on_done=None, progress=None, temperature=0.0, seed=0):
+    def generate(model, tokenizer, prompts, max_new_tokens, slots=None, on_done=None, progress=None, temperature=0.0, seed=0, share=False):
         out = []
         for i, ids in enumerate(prompts):
             text = tokenizer.decode(ids)
@@ -242,9 +242,9 @@ def test_out_of_memory_halves_the_micro_batches(tmp_path, monkeypatch, capsys):
     accumulate, budgets = s3ft.accumulate_gradients, []
 
     def too_much(limit):
-        def run(model, batch, budget):
+        def run(model, batch, budget, seed):
             budgets.append(budget)
-            loss = accumulate(model, batch, budget)                           # what was added before memory ran out has to go
+            loss = accumulate(model, batch, budget, seed)                         # what was added before memory ran out has to go
             if budget > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return loss
@@ -267,7 +267,7 @@ def test_micro_batches_follow_the_free_memory(tmp_path, monkeypatch):
     model.train()
     budgets = []
     for free in (1e15, 12e6, 6e6, 3e6, 1):
-        monkeypatch.setattr(s3ft.sampler, "free_memory", lambda device: free)
+        monkeypatch.setattr(s3ft.parallel, "free_memory", lambda device: free)
         budgets.append(s3ft.default_budget(model))
     assert budgets[0] == 1024 and 64 < budgets[1] < 1024 and budgets[1:4] == [budgets[1], budgets[1] // 2, budgets[1] // 4] and budgets[4] == 64
     n, saved = budgets[1], []                                                 # the tensors kept in a micro-batch of that size

@@ -150,17 +150,6 @@ def test_out_of_memory_halves_the_slots(pair, reference, monkeypatch, capsys):
         sampler.generate(*pair, PROMPTS[:2], CAP)
 
 
-def test_free_memory_heeds_the_limit_of_a_container(monkeypatch):
-    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   1000 kB\n", "/sys/fs/cgroup/memory.max": "600000\n", "/sys/fs/cgroup/memory.current": "100000\n"}
-    monkeypatch.setattr(sampler.Path, "exists", lambda path: str(path) in files)
-    monkeypatch.setattr(sampler.Path, "read_text", lambda path: files[str(path)])
-    free = [sampler.free_memory(torch.device("cpu"))]
-    files["/sys/fs/cgroup/memory.max"] = "max\n"
-    free.append(sampler.free_memory(torch.device("cpu")))
-    files.clear()
-    assert free == [500_000, 1_024_000] and sampler.free_memory(torch.device("cpu")) > 2 ** 27
-
-
 def test_on_done_is_called_once_a_prompt(pair):
     seen = {}
 

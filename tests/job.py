@@ -1,0 +1,48 @@
+"""What test_parallel.py runs on several processes: `torchrun … tests/job.py FOLDER CKPT CASE …` trains each case and saves its weights.
+
+A case is three letters: l or f (LoRA, all weights), d or s (data-parallel, sharded), k or r (kept or recomputed activations), and
+perhaps a number: the training stops after so many steps, and leaves its state for a job of other processes.
+"""
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
+import torch  # noqa: E402
+
+import model as llama  # noqa: E402
+import parallel  # noqa: E402
+import s3ft  # noqa: E402
+from test_s3ft import ROWS, options  # noqa: E402
+
+
+def train(folder, ckpt, case):
+    """Train one case for 20 steps under `folder`/case, or go on with it; whether it came to the end."""
+    full, sharded, recompute, stop = case[0] == "f", case[1] == "s", case[2] == "r", int(case[3:] or 0)
+    args = options(out=folder / case[:3], epochs=4, batch=5, micro_tokens=60, full=full, fsdp=sharded, recompute=recompute,
+                   lr=1e-3 if full else 1e-2)
+    model, tokenizer = llama.load(ckpt, torch.float32, "cpu", torch.float32 if sharded else None)
+    model.recompute = recompute
+    if not full:
+        llama.add_lora(model, 4, 8, 0.2)
+    add, count = parallel.total, iter(range(1, 99))
+
+    def total(*values):
+        """With three values, `train` adds up loss, Ctrl-C and whether to save: Ctrl-C reaches the last process alone, at step `stop`."""
+        pressed = len(values) == 3 and next(count) == stop and parallel.RANK == parallel.SIZE - 1
+        return add(values[0], float(pressed), values[2]) if len(values) == 3 else add(*values)
+    parallel.total = total
+    try:
+        s3ft.train(model, ROWS, args, args.out / "arm", 0)
+        llama.save(model, tokenizer, args.out / "model")
+        return True
+    except KeyboardInterrupt:
+        return False
+    finally:
+        parallel.total = add
+
+
+if __name__ == "__main__":
+    parallel.start("cpu")
+    for name in sys.argv[3:]:
+        assert train(Path(sys.argv[1]), sys.argv[2], name) == (not name[3:])
+    parallel.finish()
