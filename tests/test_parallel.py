@@ -26,17 +26,13 @@ RUN = [*RUN, "--bench", "hellaswag", "--bench-limit", 9]
 
 
 def torchrun(n, *command):
-    """The command line of a job of n processes, each with one thread."""
+    """The command line of a job of n processes; each gets one thread."""
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *map(str, command)]
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run(n, *command):
     """The finished job; a hang is an error."""
-    return subprocess.run(torchrun(n, *command), capture_output=True, text=True, env=environment(), timeout=300)
+    return subprocess.run(torchrun(n, *command), capture_output=True, text=True, timeout=300)
 
 
 # -------------------------------------------------------------------------------------------------------------------- training
@@ -204,24 +200,9 @@ def test_several_processes_give_what_one_gives(tmp_path, whole, n, options):
     assert len(done.stdout.splitlines()) == 1 and len(figures["peak_gb_by_process"]) == n and f"{n} processes" in done.stderr
 
 
-def workers(path):
-    """{rank: process id} of a running job whose run directory is `path`."""
-    found = {}
-    for entry in os.scandir("/proc"):
-        try:
-            command = open(f"/proc/{entry.name}/cmdline", "rb").read().split(b"\0")
-            if str(path).encode() in command and b"torch.distributed.run" not in command:
-                of = dict(pair.partition(b"=")[::2] for pair in open(f"/proc/{entry.name}/environ", "rb").read().split(b"\0"))
-                found[int(of[b"RANK"])] = int(entry.name)
-        except (OSError, KeyError, ValueError):
-            continue
-    return found
-
-
 def start_and_wait(n, args, out, mark):
     """A running job that has said `mark` on stderr."""
-    process = subprocess.Popen(torchrun(n, ROOT / "s3ft.py", *args, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               env=environment())
+    process = subprocess.Popen(torchrun(n, ROOT / "s3ft.py", *args, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     seen = b""
     while mark.encode() not in seen:
         chunk = os.read(process.stderr.fileno(), 4096)
@@ -236,11 +217,11 @@ def test_a_process_that_dies_ends_the_job_and_the_rest_can_go_on(tmp_path, whole
     """The line names it. Two processes, or one, go on where three stopped."""
     args, one = whole
     process = start_and_wait(3, args, tmp_path / "run", mark)
-    os.kill(workers(tmp_path / "run")[rank], signal.SIGKILL)
+    os.kill(kill.workers(tmp_path / "run")[rank], signal.SIGKILL)
     said = process.communicate(timeout=90)[1].decode()
     ours = [line for line in re.split("[\r\n]+", said) if line.startswith("s3ft.py: ")]
     assert ours == [f"s3ft.py: process {rank} of 3 has died; the same command goes on from what is saved"], said
-    assert process.returncode == 1 and not workers(tmp_path / "run")
+    assert process.returncode == 1 and not kill.workers(tmp_path / "run")
     last = run(2, ROOT / "s3ft.py", *args, "--out", tmp_path / "run") if rank else s3ft_command(*args, "--out", tmp_path / "run")
     assert last.returncode == 0 and "continues where it stopped" in last.stderr, last.stderr
     assert_equal_runs(tmp_path / "run", one)
