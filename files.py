@@ -162,6 +162,7 @@ class Journal:
                 file.unlink()
         parallel.barrier()
         if parallel.RANK:
+            self.rows = {}                                                   # so that rows have one order in all processes
             self.read(self.path)
 
     def read(self, path):

@@ -10,6 +10,7 @@ weights, rope types besides default, linear and llama3, tokenizers without a tok
 the sampler are elsewhere: attention over past keys is a function the caller passes in (`attend`).
 """
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import itertools
@@ -21,7 +22,6 @@ import shutil
 import signal
 import threading
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -54,9 +54,10 @@ PLAIN_TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == 'assis
 
 # ---------------------------------------------------------------------------------------------------------------- configuration
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
-    """What the computation needs of config.json. `windows`: for each layer the sliding window in tokens, or None."""
+    """What the computation needs of config.json. `windows`: for each layer the sliding window in tokens, or None. `members`: of a team
+    of so many processes, each computes the heads and the part of the MLP that stand here (`part_of_team`)."""
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -70,6 +71,7 @@ class Config:
     rope_theta: float
     rope_scaling: dict
     windows: tuple
+    members: int = 1
 
 
 def read_config(path):
@@ -324,19 +326,22 @@ class Attention(nn.Module):
             qk = torch.cat([self.q_norm(qk[:, :c.num_heads]), self.k_norm(qk[:, c.num_heads:])], dim=1)
         q, k = rotate(qk, cos, sin).split((c.num_heads, c.num_kv_heads), dim=1)
         y = attend(self.layer, q, k, v) if attend else causal_attention(q, k, v, c.windows[self.layer])
-        return self.o_proj(y.transpose(1, 2).flatten(2))                   # (B, T, d)
+        y = self.o_proj(y.transpose(1, 2).flatten(2))                      # (B, T, d)
+        return parallel.team_sum(y) if c.members > 1 else y
 
 
 class MLP(nn.Module):
     def __init__(self, config, biases):
         super().__init__()
+        self.config = config
         for name in ("gate_proj", "up_proj"):
             setattr(self, name, Linear(config.hidden_size, config.intermediate_size, bias=not biases.isdisjoint(("gate_proj", "up_proj"))))
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias="down_proj" in biases)
 
     def forward(self, x):
         gate, up = project(x, self.gate_proj, self.up_proj).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        y = self.down_proj(F.silu(gate) * up)
+        return parallel.team_sum(y) if self.config.members > 1 else y
 
 
 class Layer(nn.Module):
@@ -421,7 +426,8 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
     """(model, tokenizer) of a Hugging Face directory; weights in `dtype` on `device`.
 
     Files are memory-mapped and read tensor by tensor: peak memory is the model plus one mapped shard. With `fsdp`, a dtype, each process
-    of a job reads and keeps its part of every weight alone, and they compute in that dtype (see `shard`). InputError where a tensor is
+    of a job reads and keeps its part of every weight alone, and they compute in that dtype (see `shard`); in a team, its share of the
+    heads and of the MLP (`part_of_team`), for generation and scoring. InputError where a tensor is
     missing, extra or of another shape, and where the configuration asks for something that is not computed here.
     """
     path = Path(path)
@@ -430,8 +436,10 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
     config, raw = read_config(path)
     files = shards(path)
     biases = {p for p in PROJECTIONS for part in ("self_attn", "mlp") if f"model.layers.0.{part}.{p}.bias" in files}
+    qk_norm = "model.layers.0.self_attn.q_norm.weight" in files
     with torch.device("meta"):
-        model = Transformer(config, raw, biases, qk_norm="model.layers.0.self_attn.q_norm.weight" in files)
+        full = dict(Transformer(config, raw, biases, qk_norm).named_parameters(remove_duplicate=False))
+        model = Transformer(config if fsdp else part_of_team(config, path), raw, biases, qk_norm)
     if fsdp:
         shard(model, device, fsdp)
     needed = sum(p.numel() for p in set(model.parameters())) * dtype.itemsize / (parallel.SIZE if fsdp else 1)
@@ -450,14 +458,19 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
     for file in sorted(set(files.values())):
         with safetensors.safe_open(file, "pt") as f:
             for name in sorted(expected.keys() & f.keys()):
-                shape, kind = list(expected[name].shape), f.get_slice(name)
+                shape, kind, index = list(full[name].shape), f.get_slice(name), own_rows(expected[name])
                 if list(kind.get_shape()) != shape:
                     raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}")
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
-                tensor = kind[own_rows(expected[name])]
+                if shape != list(expected[name].shape):
+                    index = tuple(slice(None) if n == own else slice(*(parallel.RANK % model.config.members * own + end for end in (0, own)))
+                                  for n, own in zip(shape, expected[name].shape))
+                tensor = kind[index]
                 if not tensor.sum(dtype=torch.float32).isfinite():           # one NaN or infinity makes the sum one
                     raise InputError(f"{file}: {name} holds NaN or infinite values; download it again, or use a checkpoint from before")
+                if name.endswith(("o_proj.bias", "down_proj.bias")) and parallel.RANK % model.config.members:
+                    tensor = torch.zeros_like(tensor)                        # the team adds up what its members compute
                 weights[name] = like(expected[name], tensor.to(device, dtype, copy=True))
     head, embedding = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
     if config.tied and head is not None and not torch.equal(head, embedding):
@@ -482,6 +495,16 @@ def fill(model, weights):
     model.frequencies = rope_frequencies(model.config).to(embedding.device)
     model.compute_dtype = embedding.dtype
     return model.eval()
+
+
+def part_of_team(config, path):
+    """The configuration of what one member of a team computes: its share of the heads and of the MLP (Shoeybi et al. 2019)."""
+    n = parallel.TEAM
+    if config.num_kv_heads % n or config.num_heads % n or config.intermediate_size % n:
+        raise InputError(f"{path}: {config.num_kv_heads} key-value heads, {config.num_heads} heads and an MLP of {config.intermediate_size} cannot "
+                         f"be divided by --tensor-parallel {n}; use another number")
+    return dataclasses.replace(config, num_heads=config.num_heads // n, num_kv_heads=config.num_kv_heads // n,
+                               intermediate_size=config.intermediate_size // n, members=n)
 
 
 def shard(model, device, dtype):

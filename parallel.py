@@ -23,11 +23,12 @@ SILENT = 20  # seconds without a sign of life after which a process counts as de
 DONE, SUSPICION = b"\0", b"\xff"  # said to `watch`, beside the numbers of signals
 
 calls, store, device, watcher = itertools.count(), None, "cpu", None
+TEAM, team = 1, None  # processes that share one model in generation and scoring (`model.load`), and their group
 
 
-def start(on):
-    """Join the job, with collectives over NCCL on "cuda", else over gloo; the device of this process."""
-    global store, device, watcher
+def start(on, members=1):
+    """Join the job, with collectives over NCCL on "cuda", else over gloo, in teams of so many members; the device of this process."""
+    global store, device, watcher, TEAM, team
     device = f"cuda:{LOCAL_RANK}" if on == "cuda" and SIZE > 1 else on
     if SIZE > 1:
         import torch.distributed as dist
@@ -37,6 +38,9 @@ def start(on):
             torch.cuda.set_device(device)
         # Nobody waits for long in a collective for another reason than work: the dead are found by `watch`, not by a time limit.
         dist.init_process_group("nccl" if on == "cuda" else "gloo", store=store.clone(), rank=RANK, world_size=SIZE, timeout=timedelta(days=9))
+        TEAM = members
+        groups = [dist.new_group(range(first, first + TEAM)) for first in range(0, SIZE, TEAM)] if TEAM > 1 else [None]
+        team = groups[RANK // TEAM % len(groups)]
         signals, writer = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)     # `watch` sees a signal even where this thread waits in C
@@ -123,12 +127,29 @@ def total(*values):
     return sums.tolist()
 
 
+def team_sum(tensor):
+    """The sum of a tensor over the processes of a team, in place."""
+    import torch.distributed as dist
+    dist.all_reduce(tensor, group=team)
+    return tensor
+
+
+def team_least(value):
+    """The least of the values that the processes of a team have, an integer."""
+    if TEAM > 1:
+        import torch
+        values = torch.zeros(TEAM, dtype=torch.int64, device=device)
+        values[RANK % TEAM] = value
+        return team_sum(values).min().item()
+    return value
+
+
 def tally(share=True):
     """A function add(n) to a number that all processes share (not `share`: each has its own), which gives the sum so far. As with a
-    collective, all processes have to make the same tallies in the same order."""
+    collective, all processes have to make the same tallies in the same order; a team, which does the same work, adds once."""
     if share and SIZE > 1:
         name = f"tally {next(calls)}"
-        return lambda n: store.add(name, n)
+        return lambda n: team_least(store.add(name, n) if RANK % TEAM == 0 else 2 ** 62)
     own = 0
 
     def add(n):

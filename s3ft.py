@@ -8,7 +8,7 @@ targets. Everything lands in one run directory (`--out`), and the same command g
 
 From top to bottom: policies, selection, training, evaluation, the command line. The transformer is in model.py, generation and
 scoring in sampler.py, the judges in judges.py; what a task asks of the model, in data/. Under torchrun the same command runs on several
-processes (parallel.py), with the same results. Not covered: a model that one device cannot hold for generation.
+processes (parallel.py), with the same results.
 """
 import argparse
 import collections
@@ -29,6 +29,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import parallel
 
 TASKS = {"gsm8k": ("numeric", 400), "mbpp": ("code", 400), "nq": ("reading", 64)}  # the judge, and the longest response in tokens
 BENCHMARKS = ("mmlu", "truthfulqa", "hellaswag", "svamp")
@@ -82,6 +84,8 @@ def parse(argv=None):
     p.add_argument("--lora-targets", default="all", metavar="NAMES", help="all, or comma-separated such as q_proj,v_proj")
     p.add_argument("--full", action="store_true", help="train all weights (float32 master weights) instead of LoRA")
     p.add_argument("--fsdp", action="store_true", help="under torchrun, for training: each process holds a part of every weight (FSDP2)")
+    p.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="under torchrun, for generation and scoring: N processes share a "
+                   "model that one device cannot hold; goes with --fsdp")
     p.add_argument("--recompute", action="store_true", help="in training keep the inputs of layers alone and compute the rest again: "
                    "less memory, a third more time")
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
@@ -117,7 +121,9 @@ def parse(argv=None):
     except ValueError:
         p.error(f"--seeds: {args.seeds!r} should be numbers, comma-separated")
     args.max_new_tokens = args.max_new_tokens or TASKS.get(args.task, (None, 400))[1]
-    for name in ("limit", "eval_limit", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots",
+    if args.tensor_parallel != 1 and (not args.fsdp or parallel.SIZE % args.tensor_parallel or (args.judge or "").startswith("model")):
+        p.error(f"--tensor-parallel: goes with --fsdp, a number of processes ({parallel.SIZE}) that it divides, and a judge that is a rule")
+    for name in ("limit", "eval_limit", "tensor_parallel", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots",
                  "bench_limit", "temperature"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             p.error(f"--{name.replace('_', '-')}: should be greater than 0")
@@ -136,7 +142,6 @@ from tqdm import tqdm
 
 import judges
 import model as llama
-import parallel
 import report
 import sampler
 import sandbox
@@ -180,7 +185,7 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampli
         start = time.perf_counter()
         responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label, share=True,
                                      on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}), **sampling)
-        add_speed(args.out, "generate", sum(len(r.ids) for r in responses if r), start)
+        add_speed(args.out, "generate", sum(len(r.ids) for r in responses if r) / parallel.TEAM, start)
         journal.gather()
 
     def verdict(response, example):
@@ -225,7 +230,7 @@ def select(base, tokenizer, examples, judge, args, shots=()):
             {e.id: tokenizer.prompt_ids(paraphrase_request(e, args)) for e in need}, by_id, judge, args)
 
     # log p(gold | x) and log p(ỹ | x); log p(ŷ | x) is known from generation. (The paper's figure compares the three.)
-    todo = [(i, kind, ids) for i, row in journal.rows.items() if i in by_id for kind, ids in
+    todo = [(i, kind, ids) for i in by_id for row in [journal.rows[i]] for kind, ids in
             (("gold", row["gold_ids"]), ("paraphrase", row.get("paraphrase", {}).get("ids"))) if ids and f"{kind}_logprob" not in row]
     for part in shared(todo, CHUNK, "score", "text"):
         sums = sampler.logprobs(base, [prompts[i] for i, _, _ in part], [ids for _, _, ids in part])
@@ -625,7 +630,7 @@ def check_golds(examples, rule, args):
 def settings_of(args, train_set, test_set):
     """What a run's results depend on; a run directory is continued under the same settings only, "versions" excepted."""
     free = {"out", "method", "show", "slots", "eval_only", "device", "unsafe_code", "report", "seeds", "bench", "bench_data", "bench_limit",
-            "fsdp", "recompute"}
+            "fsdp", "recompute", "tensor_parallel"}
     settings = {k: str(v) if isinstance(v, (Path, torch.dtype)) else v for k, v in vars(args).items() if k not in free}
     for name, examples in (("training data", train_set), ("test data", test_set)):
         settings[name] = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
@@ -701,7 +706,7 @@ def main(args):
     args.judge = args.judge or args.rule
     k = args.shots if args.eval_only else args.select_shots
     args.out = Path(args.out or f"runs/{Path(args.task).stem}-{Path(args.ckpt).resolve().name}" + (f"-{k}shot" if k else ""))
-    args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
+    args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device, args.tensor_parallel)
     args.dtype = getattr(torch, default_dtype(args.device) if args.dtype == "auto" else args.dtype)
     args.lr = args.lr or (1e-5 if args.full else 2e-4)
 

@@ -215,7 +215,8 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
     if not prompts:
         return []
     longest, out, written = max(map(len, prompts)) + max_new_tokens, [None] * len(prompts), 0
-    slots = min(slots or default_slots(model, longest), math.ceil(len(prompts) / (parallel.SIZE if share else 1)))
+    workers = parallel.SIZE // parallel.TEAM if share else 1
+    slots = parallel.team_least(min(slots or default_slots(model, longest), math.ceil(len(prompts) / workers)))
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))      # longest first
     queue, taken, done = itertools.chain.from_iterable(parallel.pieces(order, 1, share)), [], parallel.tally(share)
     bar = tqdm(total=len(prompts), desc=progress and f"{progress}, {slots} at once", unit="prompt", disable=progress is None or parallel.RANK > 0)
@@ -278,7 +279,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
                 answer(queue, slots)
                 return out
             except torch.OutOfMemoryError:
-                if slots == 1:
+                if slots == 1 or parallel.TEAM > 1:                          # a team has to run out of memory together
                     raise InputError(f"a response of {longest} tokens does not fit into the memory; ask for fewer new tokens")
                 slots //= 2
                 tqdm.write(f"out of memory; {slots} responses at once from here", file=sys.stderr)

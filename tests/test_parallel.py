@@ -183,6 +183,11 @@ def assert_equal_runs(run, one):
             assert a.keys() == b.keys() and all((a[k].float() - b[k].float()).abs().max() < 1e-5 for k in a), name
         elif not name.endswith("train.csv"):
             assert found[name] == expected[name], name
+    rows = [[json.loads(line) for line in (d / "candidates.jsonl").read_text().splitlines()] for d in (one, run)]
+    for a, b in zip(*rows, strict=True):
+        for name in ("gold_logprob", "paraphrase_logprob"):
+            assert a.get(name) == pytest.approx(b.get(name), abs=1e-3)
+        assert a["self"]["logprob"] == pytest.approx(b["self"]["logprob"], abs=1e-3)
     rows = [{(r["model"], r["id"]): r["logprobs"] for r in map(json.loads, (d / "bench.jsonl").read_text().splitlines())} for d in (one, run)]
     assert rows[0].keys() == rows[1].keys() and len(rows[0]) == 27
     for key, values in rows[0].items():
@@ -190,7 +195,7 @@ def assert_equal_runs(run, one):
     assert not [f for f in run.rglob("*") if re.search(r"\.\d+\.jsonl$|\.tmp$|state.safetensors$", f.name)]
 
 
-@pytest.mark.parametrize("n, options", [(3, ()), (2, ("--fsdp", "--recompute"))])
+@pytest.mark.parametrize("n, options", [(3, ()), (2, ("--fsdp", "--recompute")), (4, ("--fsdp", "--tensor-parallel", "2"))])
 def test_several_processes_give_what_one_gives(tmp_path, whole, n, options):
     args, one = whole
     done = run(n, ROOT / "s3ft.py", *args, *options, "--out", tmp_path / "run")
