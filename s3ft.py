@@ -121,12 +121,14 @@ def parse(argv=None):
     except ValueError:
         p.error(f"--seeds: {args.seeds!r} should be numbers, comma-separated")
     args.max_new_tokens = args.max_new_tokens or TASKS.get(args.task, (None, 400))[1]
-    if args.tensor_parallel != 1 and (not args.fsdp or parallel.SIZE % args.tensor_parallel or (args.judge or "").startswith("model")):
-        p.error(f"--tensor-parallel: goes with --fsdp, a number of processes ({parallel.SIZE}) that it divides, and a judge that is a rule")
     for name in ("limit", "eval_limit", "tensor_parallel", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots",
                  "bench_limit", "temperature"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             p.error(f"--{name.replace('_', '-')}: should be greater than 0")
+    if args.fsdp and parallel.SIZE == 1:
+        p.error("--fsdp: goes with several processes: torchrun --standalone --nproc-per-node N s3ft.py …")
+    if args.tensor_parallel != 1 and (not args.fsdp or parallel.SIZE % args.tensor_parallel or (args.judge or "").startswith("model")):
+        p.error(f"--tensor-parallel: goes with --fsdp, a number of processes ({parallel.SIZE}) that it divides, and a judge that is a rule")
     return args
 
 
@@ -701,12 +703,12 @@ def main(args):
         figures = report.write(Path(args.report))
         say(report.text(figures))
         return {"run": args.report, **figures}
+    args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device, args.tensor_parallel)
     train_set, test_set = load_task(args)
     items = load_benchmarks(args)
     args.judge = args.judge or args.rule
     k = args.shots if args.eval_only else args.select_shots
     args.out = Path(args.out or f"runs/{Path(args.task).stem}-{Path(args.ckpt).resolve().name}" + (f"-{k}shot" if k else ""))
-    args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device, args.tensor_parallel)
     args.dtype = getattr(torch, default_dtype(args.device) if args.dtype == "auto" else args.dtype)
     args.lr = args.lr or (1e-5 if args.full else 2e-4)
 

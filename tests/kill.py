@@ -50,21 +50,28 @@ def outputs(run):
     return found
 
 
+def stages(said):
+    """The names of the progress bars in what a run has said, in order of appearance: its stages."""
+    bars = re.findall(r"(?:^|[\r\n])([^\r\n|]*?)(?:, \d+ at once)?: +\d+%\|", said)
+    return list(dict.fromkeys(re.sub("^(whole|killed): ", "", bar) for bar in bars))
+
+
 def run_with_kills(args, out, moments, processes=1, draw=random):
-    """Start the command again and again, kill -9 each after so many seconds; then let it finish: (the finished process, what each
-    kill interrupted: whom it hit, and the last thing that was said)."""
+    """Start the command again and again, kill -9 each so many seconds after one of the stages appears, `moments` [(stages or None,
+    seconds)]; then let it finish: (the finished process, what each kill interrupted: whom it hit, and the last thing that was said)."""
     interrupted = []
-    for seconds in moments:
+    for wanted, seconds in moments:
         with tempfile.TemporaryFile("w+") as said:
             process = subprocess.Popen(command(args, out, processes), stdout=subprocess.DEVNULL, stderr=said)
             try:
+                while wanted and not set(wanted) & set(stages(os.pread(said.fileno(), 10 ** 7, 0).decode())) and process.poll() is None:
+                    time.sleep(0.05)
                 process.wait(seconds)
                 interrupted.append("the run was over")
             except subprocess.TimeoutExpired:
                 rank, victim = draw.choice([("torchrun", process.pid), *sorted(workers(out).items())] if processes > 1 else [(0, process.pid)])
-                said.seek(0)
-                last = ([line for line in re.split(r"[\r\n]+", said.read()) if line.strip()] or ["nothing said yet"])[-1]
-                interrupted.append(f"{rank}, {last[:70]}")
+                lines = [line for line in re.split(r"[\r\n]+", os.pread(said.fileno(), 10 ** 7, 0).decode()) if line.strip()] or ["nothing said yet"]
+                interrupted.append(f"{rank}: {lines[-1][:70]}")
                 os.kill(victim, signal.SIGKILL)
                 process.wait()
                 while workers(out):                                          # they notice that torchrun is gone
@@ -72,28 +79,38 @@ def run_with_kills(args, out, moments, processes=1, draw=random):
     return subprocess.run(command(args, out, processes), capture_output=True, text=True), interrupted
 
 
+def timeline(args, out, processes):
+    """An undisturbed run: ([(seconds, stage that began then)], its whole time)."""
+    start, seen = time.time(), {None: 0.0}
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command(args, out, processes), stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            for stage in stages(os.pread(said.fileno(), 10 ** 7, 0).decode()):
+                seen.setdefault(stage, time.time() - start)
+            time.sleep(0.05)
+        said.seek(0)
+        assert process.returncode == 0, said.read()
+    return [(seconds, stage) for stage, seconds in seen.items()], time.time() - start
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kills", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--seconds", type=float, help="the latest moment of a kill (default: so that the kills spread over the run)")
     p.add_argument("--processes", type=int, default=1)
     p.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "s3ft-kill")
     p.add_argument("args", nargs="+", help="after --: the options of s3ft.py, without --out")
     args = p.parse_args()
-    times = []
-    for _ in range(2):                                                       # a whole run, and one that finds everything done
-        start = time.time()
-        subprocess.run(command(args.args, args.folder / "whole", args.processes), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        times.append(time.time() - start)
-    # Each start loads the model anew and then goes on from the last one: the moments are spread so that kills fall all over the run.
-    draw = random.Random(args.seed)
-    latest = args.seconds or times[1] + 2 * (times[0] - times[1]) / args.kills
-    moments = [draw.uniform(times[1] / 2, latest) for _ in range(args.kills)]
-    print(f"undisturbed: {times[0]:.0f} s, with everything done {times[1]:.0f} s", flush=True)
+    begun, whole_time = timeline(args.args, args.folder / "whole", args.processes)
+    # Moments are uniform over the undisturbed run, each said as seconds after its stage has begun, or a later one where that is done.
+    draw, moments = random.Random(args.seed), []
+    for at in sorted(draw.uniform(0, whole_time) for _ in range(args.kills)):
+        k = max(k for k, (seconds, _) in enumerate(begun) if seconds <= at)
+        moments.append(([stage for _, stage in begun[k:]] if k else None, at - begun[k][0]))
+    print(f"undisturbed: {whole_time:.0f} s; stages: {', '.join(f'{stage} at {seconds:.0f}' for seconds, stage in begun[1:])}", flush=True)
     last, interrupted = run_with_kills(args.args, args.folder / "killed", moments, args.processes, draw)
-    for seconds, what in zip(moments, interrupted):
-        print(f"killed after {seconds:5.1f} s: {what}")
+    for (wanted, seconds), what in zip(moments, interrupted):
+        print(f"killed {seconds:5.1f} s into {wanted[0] if wanted else 'the start'}: {what}")
     sys.stderr.write(last.stderr * (last.returncode != 0))
     whole, killed = outputs(args.folder / "whole"), outputs(args.folder / "killed")
     for name in sorted(whole.keys() | killed.keys()):

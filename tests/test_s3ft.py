@@ -395,7 +395,7 @@ def test_the_whole_command_and_kill_9(tmp_path):
         assert (tmp_path / "a" / name).exists(), name
     assert not list((tmp_path / "a").rglob("*.tmp")) and not list((tmp_path / "a").rglob("state.safetensors"))
 
-    again, _ = kill.run_with_kills([*RUN, "--ckpt", ckpt], tmp_path / "b", [took * share for share in (0.45, 0.6, 0.6, 0.7)])
+    again, _ = kill.run_with_kills([*RUN, "--ckpt", ckpt], tmp_path / "b", [(None, took * share) for share in (0.45, 0.6, 0.6, 0.7)])
     assert again.returncode == 0, again.stderr
     assert kill.outputs(tmp_path / "a") == kill.outputs(tmp_path / "b")
 
