@@ -385,8 +385,10 @@ class Transformer(nn.Module):
         cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
         x = self.model.embed_tokens(ids).to(self.compute_dtype)
         for layer in self.model.layers:
-            x = checkpoint(layer, x, cos, sin, attend, use_reentrant=False, preserve_rng_state=False) if self.recompute and self.training else (
-                layer(x, cos, sin, attend))
+            if self.recompute and self.training:
+                x = checkpoint(layer, x, cos, sin, attend, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, cos, sin, attend)
         return self.model.norm(x)
 
     def head(self, h):
@@ -463,9 +465,9 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
                     raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}")
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
-                if shape != list(expected[name].shape):
-                    index = tuple(slice(None) if n == own else slice(*(parallel.RANK % model.config.members * own + end for end in (0, own)))
-                                  for n, own in zip(shape, expected[name].shape))
+                if (own := list(expected[name].shape)) != shape:             # a member's share, of rows or of columns
+                    member = parallel.RANK % model.config.members
+                    index = tuple(slice(None) if n == m else slice(member * m, (member + 1) * m) for n, m in zip(shape, own))
                 tensor = kind[index]
                 if not tensor.sum(dtype=torch.float32).isfinite():           # one NaN or infinity makes the sum one
                     raise InputError(f"{file}: {name} holds NaN or infinite values; download it again, or use a checkpoint from before")

@@ -667,7 +667,7 @@ def add_speed(out, what, tokens, start):
 
 def default_dtype(device):
     """bfloat16 where the hardware multiplies it, else float32."""
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if "cuda" in device else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if fast else "float32"
 
 

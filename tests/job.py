@@ -2,16 +2,20 @@
 
 A case is three letters: l or f (LoRA, all weights), d or s (data-parallel, sharded), k or r (kept or recomputed activations), and
 perhaps a number: the training stops after so many steps, and leaves its state for a job of other processes.
+
+`tests/job.py FOLDER logits` loads each checkpoint in FOLDER in teams of two and saves its logits.
 """
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
+import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 
 import model as llama  # noqa: E402
 import parallel  # noqa: E402
 import s3ft  # noqa: E402
+import tiny  # noqa: E402
 from test_s3ft import ROWS, options  # noqa: E402
 
 
@@ -41,8 +45,24 @@ def train(folder, ckpt, case):
         parallel.total = add
 
 
+def logits(ckpt):
+    """(pairs, tokens, vocab) of the tiny pairs, padded; the loaded model's number of members."""
+    model, _ = llama.load(ckpt)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p + t) for p, t in tiny.PAIRS], batch_first=True)
+    with torch.inference_mode():
+        return model(ids), model.config.members
+
+
 if __name__ == "__main__":
-    parallel.start("cpu")
-    for name in sys.argv[3:]:
-        assert train(Path(sys.argv[1]), sys.argv[2], name) == (not name[3:])
+    if sys.argv[2] == "logits":
+        parallel.start("cpu", 2)
+        for path in Path(sys.argv[1]).iterdir():
+            found, members = logits(path)
+            assert members == 2
+            if parallel.RANK == 0:
+                safetensors.torch.save_file({"logits": found}, path / "logits")
+    else:
+        parallel.start("cpu")
+        for name in sys.argv[3:]:
+            assert train(Path(sys.argv[1]), sys.argv[2], name) == (not name[3:])
     parallel.finish()

@@ -81,6 +81,23 @@ def test_training_goes_on_with_another_number_of_processes(tmp_path, one_process
         assert_equal_weights(tmp_path, case, one)
 
 
+def test_a_team_computes_the_logits_of_one_process(tmp_path):
+    """Heads and MLP divided: biases before and after the sum, norms of q and k, tied and untied heads, windows."""
+    families = ("smollm2", "llama-biases", "qwen3", "qwen2-window", "mistral")
+    expected = {family: job.logits(tiny.checkpoint(tmp_path / family, family))[0] for family in families}
+    done = run(2, ROOT / "tests/job.py", tmp_path, "logits")
+    assert done.returncode == 0, done.stderr
+    for family in families:
+        found = safetensors.torch.load_file(tmp_path / family / "logits")["logits"]
+        torch.testing.assert_close(found, expected[family], atol=1e-4, rtol=1e-4, msg=family)
+
+
+def test_heads_that_a_team_cannot_divide_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "TEAM", 3)
+    with pytest.raises(InputError, match="cannot be divided by --tensor-parallel 3"):
+        llama.load(tiny.checkpoint(tmp_path))
+
+
 def test_rows_are_shared_out_by_tokens():
     for n in (1, 2, 3, 7, 20):
         lists = s3ft.share_out(ROWS, n)

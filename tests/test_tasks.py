@@ -176,7 +176,8 @@ def test_the_embedded_samples_of_the_other_tasks(tmp_path, task):
 @pytest.mark.parametrize("args, message", [
     (["--task", "poems"], "neither one of gsm8k, mbpp, nq nor a FILE.jsonl"), (["--task", "gsm8k", "--judge", "code"], "not one of numeric, model"),
     (["--task", "x.jsonl", "--judge", "bleu"], "not one of numeric, code, reading, exact, model"), (["--task", "nq", "--shots", 3], "--eval-only"),
-    (["--task", "x.jsonl"], "x.jsonl: no such file"), (["--task", "x.jsonl", "--test-fraction", 1.5], "between 0 and 1")])
+    (["--task", "x.jsonl"], "x.jsonl: no such file"), (["--task", "gsm8k", "--fsdp"], "torchrun"),
+    (["--task", "gsm8k", "--tensor-parallel", 2], "goes with --fsdp"), (["--task", "x.jsonl", "--test-fraction", 1.5], "between 0 and 1")])
 def test_wrong_options_are_one_line(tmp_path, args, message):
     done = s3ft_command(*args, "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run")
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
