@@ -185,8 +185,8 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampli
         say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
     if todo:
         start = time.perf_counter()
-        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, progress=label, share=True,
-                                     on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}), **sampling)
+        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, share=True,
+                                     on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}), progress=label, **sampling)
         add_speed(args.out, "generate", sum(len(r.ids) for r in responses if r) / parallel.TEAM, start)
         journal.gather()
 
@@ -291,8 +291,8 @@ def train(model, rows, args, directory, seed):
     """Fine-tune `model` on rows [(prompt ids, target ids)]: AdamW, linear warm-up, cosine decay, clipped gradients.
 
     The loss of a step is the sum over the target tokens of its global batch divided by their number, whatever the
-    micro-batches and processes. State goes to `directory`/state.safetensors every now and then, so that a killed run goes on from there; all
-    that is random is a function of (`seed`, step), so that it ends in the same weights.
+    micro-batches and processes. State goes to `directory`/state.safetensors every now and then, so that a killed run goes on from
+    there; all that is random is a function of (`seed`, step, row), so that it ends in the same weights.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     replicated = [p for p in parameters.values() if not isinstance(p, DTensor)]              # FSDP sums the gradients of what it shards
@@ -440,7 +440,8 @@ def default_budget(model):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             alive = model.hidden(torch.zeros(1, n, dtype=torch.long, device=model.device))  # noqa: F841: keeps addresses apart
         return sum(storages.values())
-    state = sum(12 * p.numel() for p in model.parameters() if p.requires_grad)               # gradient and two moments, float32
+    state = sum(12 * p.numel() / (parallel.SIZE if isinstance(p, DTensor) else 1)            # gradient and two moments, float32
+                for p in model.parameters() if p.requires_grad)
     fits = (parallel.free_memory(model.device) - state) / 2 / (kept(128) - kept(64)) * 64
     return min(16_384 if model.device.type == "cuda" else 1024, 2 ** max(6, int(math.log2(max(fits, 1)))))
 
@@ -545,8 +546,9 @@ def score_choices(loaded, journal, arm, items):
             logprobs = list(itertools.islice(values, len(of_item)))
             journal.add(item.id, model=arm, bench=item.bench, context=item.context, choices=item.choices,
                         logprobs=logprobs, scores=bench.scores(item, logprobs))
-    if any(cut := parallel.total(cut)):
-        say(f"{arm}: {cut[0]:.0f} {items[0].bench} items fill the context of {model.config.context} tokens; what is too long begins later")
+    (cut,) = parallel.total(cut / parallel.TEAM)
+    if cut:
+        say(f"{arm}: {cut:.0f} {items[0].bench} items fill the context of {model.config.context} tokens; what is too long begins later")
 
 
 def evaluate(path, arm, examples, rule, items, args, shots=()):
