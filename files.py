@@ -65,7 +65,7 @@ def read_json(path, kind=object):
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; download it, or name another folder")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); mend it or fetch it again")
     if not isinstance(value, kind):
@@ -87,9 +87,9 @@ def read_jsonl(path, parse=lambda number, row: (number, row)):
             lines = ((number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line) for number, line in enumerate(file, 1))
             return gather(filter(lambda numbered: numbered[1].strip(), lines), read)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; download it, or name another folder")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})")
+        raise InputError(f"{path}: cannot be read ({error}); give this user the right to read it, or name another file")
 
 
 def json_object(line):

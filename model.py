@@ -79,8 +79,8 @@ def read_config(path):
     file = Path(path) / "config.json"
     raw = read_json(file, dict)
 
-    def refuse(what):
-        raise InputError(f"{file}: {what}")
+    def refuse(what, mend="mend it or download it again"):
+        raise InputError(f"{file}: {what}; {mend}")
 
     def number(name, default=None, kind=int):
         value = raw.get(name, default)
@@ -90,12 +90,12 @@ def read_config(path):
 
     families = raw.get("architectures") or [f for f, model_type in FAMILIES.items() if raw.get("model_type") == model_type]
     if len(families) != 1 or families[0] not in FAMILIES:
-        refuse(f"architecture {families or raw.get('model_type')} is not supported; supported: {', '.join(FAMILIES)}")
+        refuse(f"architecture {families or raw.get('model_type')} is not supported", f"use one of {', '.join(FAMILIES)}")
     family = FAMILIES[families[0]]
     if raw.get("quantization_config"):
-        refuse("quantised weights are not supported; use the checkpoint in bfloat16 or float32")
+        refuse("quantised weights are not supported", "use the checkpoint in bfloat16 or float32")
     if raw.get("hidden_act", "silu") != "silu":
-        refuse(f"activation {raw['hidden_act']!r} is not supported, only silu")
+        refuse(f"activation {raw['hidden_act']!r} is not supported", "use a checkpoint with silu")
 
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(rope, dict):
@@ -105,12 +105,12 @@ def read_config(path):
     needed = {"default": (), "linear": ("factor",),
               "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
     if rope["rope_type"] not in needed:
-        refuse(f"rope type {rope['rope_type']!r} is not supported; supported: {', '.join(needed)}")
+        refuse(f"rope type {rope['rope_type']!r} is not supported", f"use a checkpoint with one of {', '.join(needed)}")
     for name in needed[rope["rope_type"]]:
         if isinstance(rope.get(name), bool) or not isinstance(rope.get(name), (int, float)):
             refuse(f"rope type {rope['rope_type']} needs a number for \"{name}\", found {rope.get(name)!r}")
     if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
-        refuse("a partial rotary factor is not supported")
+        refuse("a partial rotary factor is not supported", "use a checkpoint without")
     theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
     if not isinstance(theta, (int, float)):
         refuse(f"\"rope_theta\" should be a number, found {theta!r}")
@@ -409,11 +409,11 @@ def shards(path):
     elif index.exists():
         weight_map = read_json(index, dict).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(f, str) and Path(f).name == f for f in weight_map.values()):
-            raise InputError(f"{index}: no \"weight_map\" of tensor names to file names")
+            raise InputError(f"{index}: no \"weight_map\" of tensor names to file names; download it again")
         files = [path / name for name in sorted(set(weight_map.values()))]
     else:
         pickled = " (pickled weights are never opened; convert them to safetensors)" if list(path.glob("*.bin")) else ""
-        raise InputError(f"{path}: no model.safetensors and no model.safetensors.index.json{pickled}")
+        raise InputError(f"{path}: no model.safetensors and no model.safetensors.index.json{pickled}; download them")
     tensors = {}
     for file in files:
         try:
@@ -454,7 +454,8 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
     unread = {name for name in files if not name.endswith("rotary_emb.inv_freq")}  # a buffer of old checkpoints, computed here
     for kind, names in (("missing", expected.keys() - unread), ("not expected", unread - expected.keys())):
         if names:
-            raise InputError(f"{path}: tensors {kind}: {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''} ({len(names)})")
+            raise InputError(f"{path}: tensors {kind}: {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''} ({len(names)}); "
+                             "config.json and weights have to be of one checkpoint: download both again")
 
     weights = {}
     for file in sorted(set(files.values())):
@@ -462,9 +463,9 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
             for name in sorted(expected.keys() & f.keys()):
                 shape, kind, index = list(full[name].shape), f.get_slice(name), own_rows(expected[name])
                 if list(kind.get_shape()) != shape:
-                    raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}")
+                    raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}; download both again")
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-                    raise InputError(f"{file}: {name} is {kind.get_dtype()}; weights in bfloat16, float16 or float32 are needed")
+                    raise InputError(f"{file}: {name} is {kind.get_dtype()}; use a checkpoint in bfloat16, float16 or float32")
                 if (own := list(expected[name].shape)) != shape:             # a member's share, of rows or of columns
                     member = parallel.RANK % model.config.members
                     index = tuple(slice(None) if n == m else slice(member * m, (member + 1) * m) for n, m in zip(shape, own))
@@ -476,7 +477,8 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
                 weights[name] = like(expected[name], tensor.to(device, dtype, copy=True))
     head, embedding = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
     if config.tied and head is not None and not torch.equal(head, embedding):
-        raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors")
+        raise InputError(f"{path}: config.json ties lm_head to the embedding, but the files hold two different tensors; "
+                         "set \"tie_word_embeddings\" as the model was trained, or download it again")
     return fill(model, weights), Tokenizer(path, config.vocab_size)
 
 
@@ -654,7 +656,7 @@ class Tokenizer:
             raise InputError(f"{file}: cannot be read as a tokenizer ({error}); download it again")
         self.tok.no_padding(), self.tok.no_truncation()
         if (largest := max(self.tok.get_vocab().values(), default=-1)) >= vocab_size:
-            raise InputError(f"{file}: token id {largest} lies outside of the embedding's {vocab_size} rows")
+            raise InputError(f"{file}: token id {largest} lies outside of the embedding's {vocab_size} rows; download tokenizer and weights again")
         added = self.tok.get_added_tokens_decoder()
         self.special = {token.content: i for i, token in added.items() if token.special}
         self.forgeable = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or r"(?!)")
@@ -680,14 +682,15 @@ class Tokenizer:
             ends = read_json(self.path / name, dict).get("eos_token_id") if (self.path / name).exists() else None
             ends = ends if isinstance(ends, list) else [ends] if ends is not None else []
             if not all(type(end) is int for end in ends):
-                raise InputError(f"{self.path / name}: \"eos_token_id\" should be a number or a list of numbers, found {ends!r}")
+                raise InputError(f"{self.path / name}: \"eos_token_id\" should be a number or a list of numbers, found {ends!r}; mend it")
             self.stop_ids |= set(ends)
         mark = uuid.uuid4().hex
         after = self.render([{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}], False).partition(mark)[2]
         ends = [i for i in self.tok.encode(after, add_special_tokens=False).ids if i in self.special.values()]
         self.turn_end = ends[0] if ends else eos if eos is not None else min(self.stop_ids, default=None)
         if self.turn_end is None:
-            raise InputError(f"{self.path}: neither tokenizer_config.json, generation_config.json nor the chat template names an end token")
+            raise InputError(f"{self.path}: neither tokenizer_config.json, generation_config.json nor the chat template names an end token; "
+                             "set \"eos_token\" in tokenizer_config.json")
         self.stop_ids.add(self.turn_end)
 
     def _compile(self, source, names):

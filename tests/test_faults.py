@@ -24,6 +24,9 @@ from test_s3ft import ROOT, RUN, s3ft_command
 # ------------------------------------------------------------------------------------------------------------- bad checkpoints
 
 
+MEND = re.compile(r"; .*(mend|download|use |remove|set |save |replaces)|is needed \(README")
+
+
 @pytest.mark.parametrize("fault", faults.CHECKPOINTS)
 def test_a_bad_checkpoint_is_named(tmp_path, monkeypatch, fault):
     def opened(*_, **__):
@@ -34,7 +37,7 @@ def test_a_bad_checkpoint_is_named(tmp_path, monkeypatch, fault):
         deadline = llama.deadline
         monkeypatch.setattr(llama, "deadline", lambda seconds: deadline(0.5))
     message = faults.checkpoint_message(faults.CHECKPOINTS[fault], tmp_path)
-    assert message and "CKPT" in message and "\n" not in message.strip(), message
+    assert message and "CKPT" in message and "\n" not in message.strip() and MEND.search(message), message
 
 
 def test_what_is_odd_but_fine_loads(tmp_path):
@@ -64,7 +67,7 @@ def test_bad_data_is_named_by_file_and_line(tmp_path, task, fault):
     content, line = faults.DATA[task, fault]
     message = faults.data_message(task, content, tmp_path)
     place = faults.FILES[task] + (f": row {line}: " if task == "nq" and line else f":{line}: " if line else ": ")
-    assert message and message.startswith(place) and (len(message.splitlines()) == 1 or fault == "UTF-16"), message
+    assert message and message.startswith(place) and MEND.search(message) and (len(message.splitlines()) == 1 or fault == "UTF-16"), message
 
 
 @pytest.mark.parametrize("task, row, key", [("gsm8k", faults.GSM8K, "answer"), ("mbpp", faults.MBPP, "code"), ("own", faults.OWN, "gold")])
