@@ -429,8 +429,8 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
 
     Files are memory-mapped and read tensor by tensor: peak memory is the model plus one mapped shard. With `fsdp`, a dtype, each process
     of a job reads and keeps its part of every weight alone, and they compute in that dtype (see `shard`); in a team, its share of the
-    heads and of the MLP (`part_of_team`), for generation and scoring. InputError where a tensor is
-    missing, extra or of another shape, and where the configuration asks for something that is not computed here.
+    heads and of the MLP (`part_of_team`), for generation and scoring. InputError where a tensor is missing, extra or of another shape,
+    where the memory does not suffice, and where the configuration asks for something that is not computed here.
     """
     path = Path(path)
     if not path.is_dir():
@@ -457,22 +457,19 @@ def load(path, dtype=torch.float32, device="cpu", fsdp=None):
             raise InputError(f"{path}: tensors {kind}: {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''} ({len(names)}); "
                              "config.json and weights have to be of one checkpoint: download both again")
 
-    weights = {}
+    weights, member = {}, parallel.RANK % model.config.members
     for file in sorted(set(files.values())):
         with safetensors.safe_open(file, "pt") as f:
             for name in sorted(expected.keys() & f.keys()):
-                shape, kind, index = list(full[name].shape), f.get_slice(name), own_rows(expected[name])
+                shape, kind = list(full[name].shape), f.get_slice(name)
                 if list(kind.get_shape()) != shape:
                     raise InputError(f"{file}: {name} has shape {kind.get_shape()}, config.json asks for {shape}; download both again")
                 if kind.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise InputError(f"{file}: {name} is {kind.get_dtype()}; use a checkpoint in bfloat16, float16 or float32")
-                if (own := list(expected[name].shape)) != shape:             # a member's share, of rows or of columns
-                    member = parallel.RANK % model.config.members
-                    index = tuple(slice(None) if n == m else slice(member * m, (member + 1) * m) for n, m in zip(shape, own))
-                tensor = kind[index]
+                tensor = kind[own_part(expected[name], shape, member)]
                 if not tensor.sum(dtype=torch.float32).isfinite():           # one NaN or infinity makes the sum one
                     raise InputError(f"{file}: {name} holds NaN or infinite values; download it again, or use a checkpoint from before")
-                if name.endswith(("o_proj.bias", "down_proj.bias")) and parallel.RANK % model.config.members:
+                if name.endswith(("o_proj.bias", "down_proj.bias")) and member > 0:
                     tensor = torch.zeros_like(tensor)                        # the team adds up what its members compute
                 weights[name] = like(expected[name], tensor.to(device, dtype, copy=True))
     head, embedding = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
@@ -512,7 +509,7 @@ def part_of_team(config, path):
 
 
 def shard(model, device, dtype):
-    """FSDP2 (`fully_shard`): of each weight of a model on the meta device a process keeps the rows `own_rows`. A layer's weights are
+    """FSDP2 (`fully_shard`): of each weight of a model on the meta device a process keeps some rows (`own_part`). A layer's weights are
     gathered, in `dtype`, while it computes, and gradients are summed over the processes."""
     mesh = init_device_mesh(torch.device(device).type, (parallel.SIZE,))
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
@@ -523,16 +520,17 @@ def shard(model, device, dtype):
     register_fsdp_forward_method(model, "hidden")
 
 
-def own_rows(parameter):
-    """The rows of a parameter that this process holds: all, or a part of them where it is sharded."""
-    if not isinstance(parameter, DTensor):
-        return slice(None)
-    n = math.ceil(len(parameter) / parallel.SIZE)
-    return slice(min(parallel.RANK * n, len(parameter)), min((parallel.RANK + 1) * n, len(parameter)))
+def own_part(parameter, shape, member=0):
+    """Which part of a stored tensor of that shape is this process's of a parameter, as an index: rows where FSDP shards it, rows or columns
+    where a team divides it, else all."""
+    if isinstance(parameter, DTensor):
+        n = math.ceil(shape[0] / parallel.SIZE)
+        return slice(min(parallel.RANK * n, shape[0]), min((parallel.RANK + 1) * n, shape[0]))
+    return tuple(slice(None) if n == own else slice(member * own, (member + 1) * own) for n, own in zip(shape, parameter.shape))
 
 
 def like(parameter, rows):
-    """`rows`, which are `own_rows` of a tensor, as a tensor that is sharded like the parameter."""
+    """`rows`, which are `own_part` of a tensor, as a tensor that is sharded like the parameter."""
     if not isinstance(parameter, DTensor):
         return rows
     return DTensor.from_local(rows, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride())

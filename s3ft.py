@@ -482,7 +482,7 @@ def load_state(path, parameters, optimizer):
     with safetensors.safe_open(path, "pt") as f:
         step, budget = (int(f.metadata()[name]) for name in ("step", "budget"))
         for name, p in parameters.items():
-            value, m, v = (llama.like(p, f.get_slice(name + part)[llama.own_rows(p)].to(p.device)) for part in ("", ":m", ":v"))
+            value, m, v = (llama.like(p, f.get_slice(name + part)[llama.own_part(p, p.shape)].to(p.device)) for part in ("", ":m", ":v"))
             p.data.copy_(value)
             optimizer.state[p] = {"step": torch.tensor(float(step), device=p.device), "exp_avg": m, "exp_avg_sq": v}
     return step, budget
