@@ -129,7 +129,7 @@ def test_mbpp_bad_row(tmp_path, change, message):
 def test_mbpp_missing_key_and_file(tmp_path):
     folder = write(tmp_path / "mbpp.jsonl", {key: ROW[key] for key in ROW if key != "challenge_test_list"})
     assert '"challenge_test_list" should be' in refused("mbpp", folder)
-    assert refused("mbpp", tmp_path / "no") == f"{tmp_path}/no/mbpp.jsonl: no such file"
+    assert refused("mbpp", tmp_path / "no").startswith(f"{tmp_path}/no/mbpp.jsonl: no such file;")
 
 
 # ---- Natural Questions and SQuAD ----
@@ -163,7 +163,7 @@ def test_nq_val_files_are_training_rows_and_test_questions_leave(tmp_path):
     nq_folder(tmp_path, [("Flo won .", "who won", "Flo")], part="test")
     assert [e.id for e in nq.load(tmp_path, "train")] == ["answerable_train.json:1", "answerable_val2.json:1"]
     (tmp_path / "unanswerable_train.json").unlink()
-    assert refused("nq", tmp_path) == f"{tmp_path}/unanswerable_train.json: no such file"
+    assert refused("nq", tmp_path).startswith(f"{tmp_path}/unanswerable_train.json: no such file;")
 
 
 @pytest.mark.parametrize("row, message", [
@@ -223,4 +223,4 @@ def test_squad_bad_row(tmp_path, row, message):
     assert line.startswith(f"{tmp_path}/dev-v2.0.json: article 1, paragraph 1, question 2: ") and message in line
     (tmp_path / "dev-v2.0.json").write_text('{"data": [{"paragraphs": 3}]}')
     assert '/dev-v2.0.json: article 1: "paragraphs" should be a list' in refused("nq", tmp_path, "test")
-    assert refused("nq", tmp_path) == f"{tmp_path}/train-v2.0.json: no such file"
+    assert refused("nq", tmp_path).startswith(f"{tmp_path}/train-v2.0.json: no such file;")

@@ -104,9 +104,10 @@ def test_what_is_too_long_is_counted(tmp_path):
     assert json.loads(run.stdout)["left_out"] == {"train": 1, "test": 0, "sft, without a target": 0}
 
 
-def test_what_becomes_no_target_is_counted_by_reason(whole):
-    """Every candidate, and every example that a method leaves out: in the last line, and on stderr."""
-    run = s3ft_command(*RUN, "--method", "self,s3ft", "--ckpt", whole[0], "--out", whole[1])
+def test_what_becomes_no_target_is_counted_by_reason(tmp_path, whole):
+    """Every candidate, and every example that a method leaves out."""
+    shutil.copytree(whole[1], tmp_path / "run")
+    run = s3ft_command(*RUN, "--method", "self,s3ft", "--ckpt", whole[0], "--out", tmp_path / "run")
     assert run.returncode == 2 and "self: 10 of 10 examples have no target and are left out" in run.stderr, run.stderr
     rows = [json.loads(line) for line in (whole[1] / "candidates.jsonl").read_text().splitlines()]
     unfinished = sum(row["self"]["finish"] != "stop" for row in rows)
