@@ -216,8 +216,8 @@ def test_a_killed_judge_takes_its_programs_along(tmp_path):
               "print(len(sandbox.layers()), flush=True); sandbox.run('while True: pass', '', ['1'])")
     process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
     process.stdout.readline()
-    deadline = time.monotonic() + 20
-    while not (busy := descendants(process.pid)) and time.monotonic() < deadline:
+    until = time.monotonic() + 20
+    while not (busy := descendants(process.pid)) and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(0.3)
     assert busy
