@@ -224,7 +224,7 @@ def test_a_killed_judge_takes_its_programs_along(tmp_path):
     process.kill()
     process.wait()
     process.stdout.close()
-    while any(os.path.exists(f"/proc/{pid}") for pid in busy) and time.monotonic() < deadline:
+    while any(os.path.exists(f"/proc/{pid}") for pid in busy) and time.monotonic() < until:
         for pid in children():  # orphans come here to be waited for
             os.waitpid(int(pid), os.WNOHANG)
         time.sleep(0.05)
