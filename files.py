@@ -135,7 +135,7 @@ class Journal:
 
     A line counts once its newline is on disk: `Journal(path)` cuts a torn last line off (a killed run) and reads the rest
     into `rows`, a dict by id or by the tuple of the fields. `add` appends and flushes; `compact` rewrites the file with one whole row an id.
-    Of several processes each appends to a file of its own, and `gather` makes them one.
+    Of several processes each appends to a file of its own, and `exchange` makes them one.
     """
 
     def __init__(self, path, fields=("id",)):
@@ -144,13 +144,13 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.collect()
 
-    def gather(self):
+    def exchange(self):
         """Have in `rows` what all processes have added."""
         if parallel.SIZE > 1:
             self.collect()
 
     def collect(self):
-        """Read the file, and what processes have left beside it, in an earlier run too, however many they were; make it one file."""
+        """Fill `rows` from the file and what processes have left beside it, in an earlier run too, however many they were; make it one file."""
         parallel.barrier()
         if parallel.RANK == 0:
             parts = sorted(self.path.parent.glob(f"{self.path.stem}.[0-9]*{self.path.suffix}"))
@@ -166,6 +166,7 @@ class Journal:
             self.read(self.path)
 
     def read(self, path):
+        """Merge the rows of `path` into `rows`; a torn last line is cut off the file. InputError names a line without the fields."""
         if path.exists():
             data = path.read_bytes()
             whole = data.rfind(b"\n") + 1

@@ -74,7 +74,7 @@ def finish(code=0):
 
 
 def watch(store, signals):
-    """Give a sign of life every second; end this process when another one is silent, torchrun asks for it, or torchrun is gone.
+    """A thread of each process, with a store client of its own and a socket on which signals, DONE and SUSPICION arrive. Give a sign of life every second; end this process when another one is silent, torchrun asks for it, or torchrun is gone.
 
     One line on stderr names the rank that died. Process 0 listens to all, the others to process 0.
     """
@@ -135,7 +135,7 @@ def team_sum(tensor):
 
 
 def team_least(value):
-    """The least of the values that the processes of a team have, an integer."""
+    """The least of the integers that the processes of a team have; the value itself without teams."""
     if TEAM > 1:
         import torch
         values = torch.zeros(TEAM, dtype=torch.int64, device=device)

@@ -87,7 +87,7 @@ def parse(argv=None):
     p.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="under torchrun, for generation and scoring: N processes share a "
                    "model that one device cannot hold; goes with --fsdp")
     p.add_argument("--recompute", action="store_true", help="in training keep the inputs of layers alone and compute the rest again: "
-                   "less memory, a third more time")
+                   "less memory, more time")
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--slots", type=int, metavar="N", help="responses generated at once (default: by memory)")
@@ -188,7 +188,7 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampli
         responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, share=True,
                                      on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}), progress=label, **sampling)
         add_speed(args.out, "generate", sum(len(r.ids) for r in responses if r) / parallel.TEAM, start)
-        journal.gather()
+        journal.exchange()
 
     def verdict(response, example):
         return judge(response["text"], example) if response["finish"] == "stop" else judges.Verdict(False, "unfinished")
@@ -197,7 +197,7 @@ def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampli
     for (response, example), found in zip(pairs, verdicts(verdict, pairs, f"{label}, judge")):
         measures = {"substance": judges.substance(response["text"], example.gold)} if kind == "paraphrase" else {}
         journal.add(example.id, **{kind: {**response, **found._asdict(), **measures}})
-    journal.gather()
+    journal.exchange()
 
 
 def shared(items, n, progress, unit):
@@ -220,7 +220,7 @@ def select(base, tokenizer, examples, judge, args, shots=()):
     by_id = {e.id: e for e in examples}
     for e in [e for e in examples if e.id not in journal.rows][parallel.RANK::parallel.SIZE]:
         journal.add(e.id, prompt=e.prompt, gold=e.gold, gold_ids=tokenizer.target_ids(e.prompt, e.gold))
-    journal.gather()
+    journal.exchange()
     prompts = {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples}
     if "self" in wanted:
         ask(base, tokenizer, journal, "self", prompts, by_id, judge, args)
@@ -238,7 +238,7 @@ def select(base, tokenizer, examples, judge, args, shots=()):
         sums = sampler.logprobs(base, [prompts[i] for i, _, _ in part], [ids for _, _, ids in part])
         for (i, kind, _), value in zip(part, sums):
             journal.add(i, **{f"{kind}_logprob": value})
-    journal.gather()
+    journal.exchange()
     journal.compact(by_id)
     return [journal.rows[e.id] for e in examples]
 
@@ -569,7 +569,7 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
                             response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})
         elif todo:
             score_choices(loaded, journal, arm, todo)
-        journal.gather()
+        journal.exchange()
         rows = [journal.rows[arm, name, item.id]["scores"] for item in of]
         scores |= {f"{name} {kind}": report.estimate([row[kind] for row in rows]) for kind in rows[0]}
     return scores

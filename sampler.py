@@ -280,7 +280,8 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
                 return out
             except torch.OutOfMemoryError:
                 if slots == 1 or parallel.TEAM > 1:                          # a team has to run out of memory together
-                    raise InputError(f"a response of {longest} tokens does not fit into the memory; ask for fewer new tokens")
+                    raise InputError(f"a response of {longest} tokens does not fit into the memory; ask for fewer new tokens, or with "
+                                     "--tensor-parallel for fewer --slots")
                 slots //= 2
                 tqdm.write(f"out of memory; {slots} responses at once from here", file=sys.stderr)
                 queue, taken = itertools.chain([i for i in taken if out[i] is None], queue), []

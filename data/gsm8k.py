@@ -43,5 +43,5 @@ def load(directory, split):
     file = Path(directory) / f"{split}.jsonl"
     examples = read_jsonl(file, example)
     if not examples:
-        raise InputError(f"{file}: no examples in this file")
+        raise InputError(f"{file}: no examples in this file; download it again, or name one that has rows")
     return examples

@@ -40,7 +40,7 @@ def load(file, judge):
         return Example(f"{Path(file).name}:{line}", prompt, gold, check)
     examples = read_jsonl(file, example)
     if not examples:
-        raise InputError(f"{file}: no examples in this file")
+        raise InputError(f"{file}: no examples in this file; download it again, or name one that has rows")
     return examples
 
 

@@ -49,7 +49,8 @@ def load(directory, split):
         return row["task_id"], Example(f"mbpp.jsonl:{line}", prompt, f"```python\n{code}\n```", check)
     examples = [example for task, example in read_jsonl(file, parse) if task in SPLITS[split]]
     if not examples:
-        raise InputError(f"{file}: no task of the {split} split in this file (task_id {SPLITS[split][0]} to {SPLITS[split][-1]})")
+        raise InputError(f"{file}: no task of the {split} split in this file (task_id {SPLITS[split][0]} to {SPLITS[split][-1]}); "
+                         "download the whole file")
     return examples
 
 

@@ -45,7 +45,7 @@ def load(directory, split):
                               {"answers": answers, "question": question})
             examples.setdefault((passage, same(question)), example)
     if not examples:
-        raise InputError(f"{directory}: no examples of the {split} split")
+        raise InputError(f"{directory}: no examples of the {split} split; download the files again, or name a folder that has rows")
     return list(examples.values())
 
 

@@ -98,8 +98,8 @@ def test_adapters_on_weights_that_lie_apart_give_the_same_gradients(tmp_path, fa
                 p.data = tiny.values(name, p.shape)
             elif apart:
                 p.data = p.data.clone()
-        llama_a = model.model.layers[0].self_attn
-        assert (len(llama.joined([llama_a.q_proj.weight, llama_a.k_proj.weight, llama_a.v_proj.weight])) == 1) != apart
+        a = model.model.layers[0].self_attn
+        assert (len(llama.joined([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight])) == 1) != apart
         model.train()(torch.tensor([tiny.PAIRS[0][0]])).square().sum().backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     for (name, one), other in zip(gradients(False).items(), gradients(True).values(), strict=True):

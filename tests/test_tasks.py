@@ -10,7 +10,7 @@ import sampler
 import tiny
 from data import Example, jsonl
 from files import InputError
-from test_s3ft import ROOT, options, s3ft_command
+from test_s3ft import ROOT, s3ft_command
 
 LABELS = [{"prompt": f"Is {n} even or odd?", "gold": ("even", "odd")[n % 2]} for n in range(20)]
 
