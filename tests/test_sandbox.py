@@ -2,7 +2,6 @@
 import ast
 import collections
 import json
-import math
 import os
 import random
 import re
@@ -19,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import files
 import hostile
 import judges
 import pytest
