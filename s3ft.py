@@ -60,6 +60,8 @@ def parse(argv=None):
     p.add_argument("--method", default="s3ft", help=f"comma-separated: {', '.join(POLICIES)}")
     p.add_argument("--limit", type=int, metavar="N", help="train on the first N examples after a seeded shuffle")
     p.add_argument("--eval-limit", type=int, metavar="N", help="test on the first N examples after a seeded shuffle")
+    p.add_argument("--validate", type=float, metavar="F", help="hold this share of the training examples out and test on them, not on the "
+                   "test set: for choosing --lr and --epochs")
     p.add_argument("--eval-only", action="store_true", help="score the checkpoint and stop")
     p.add_argument("--bench", default="", metavar="NAMES", help="general benchmarks, comma-separated: mmlu, truthfulqa, hellaswag, svamp")
     p.add_argument("--bench-limit", type=int, metavar="N", help="the first N items of each benchmark after a seeded shuffle")
@@ -108,8 +110,9 @@ def parse(argv=None):
     rules = [TASKS[args.task][0]] if args.task in TASKS else ["numeric", "code", "reading", "exact"]
     if args.judge and args.judge.partition(":")[0] != "model" and args.judge not in rules:
         p.error(f"--judge: {args.judge!r} is not one of {', '.join(rules)}, model, model:DIR")
-    if not 0 < args.test_fraction < 1:
-        p.error("--test-fraction: should lie between 0 and 1")
+    for name in ("test_fraction", "validate"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < 1:
+            p.error(f"--{name.replace('_', '-')}: should lie between 0 and 1")
     args.bench = [name for name in args.bench.split(",") if name]
     for name in args.bench:
         if name not in BENCHMARKS:
@@ -707,6 +710,8 @@ def main(args):
         return {"run": args.report, **figures}
     args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device, args.tensor_parallel)
     train_set, test_set = load_task(args)
+    if args.validate:
+        train_set, test_set = jsonl.split(sample(train_set, args.limit, args.seed), args.validate, args.seed)
     items = load_benchmarks(args)
     args.judge = args.judge or args.rule
     k = args.shots if args.eval_only else args.select_shots
