@@ -5,5 +5,5 @@ set -euo pipefail
 ckpt=$(realpath "${1:?the directory of the checkpoint}")
 cd "$(dirname "$0")/.."
 ./setup.sh
-for name in mbpp mmlu truthfulqa hellaswag svamp; do .venv/bin/python data/fetch.py $name; done
+for name in mbpp mmlu truthfulqa hellaswag svamp; do [ -e data/$name ] || .venv/bin/python data/fetch.py $name; done
 exec .venv/bin/python experiments/study.py runs/mbpp --task mbpp --ckpt "$ckpt" --samples 4 "${@:2}"
