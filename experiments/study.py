@@ -1,15 +1,16 @@
 """A study: methods compared on one task and one checkpoint, learning rate and epochs chosen on training examples held out.
 
-    python experiments/study.py OUT [--settings 1e-4/1,3e-4/1,3e-4/2] --task mbpp --ckpt DIR [further options of s3ft.py]
+    python experiments/study.py --task mbpp --ckpt DIR --limit 374 --validate-on 374 [--samples 4] [further options of s3ft.py]
 
-1. OUT/validate-LR-EPOCHS: sft and s3ft under each setting, trained on three quarters of the training examples (of --limit) and tested
-   on the others. The setting with the higher mean score of the two is every arm's; the lighter one among equals. Test examples are not used.
-2. OUT/main: base, sft and s3ft with two seeds each, sdft and ssr, on all training examples (of --limit), tested on the test set and on 250
-   items each of four general benchmarks.
-3. OUT/samples, with --samples K: s3ft alone, the likeliest of 1 + K own responses.
+1. validate-LR-EPOCHS: sft and s3ft under each of --settings, trained on three quarters of --validate-on training examples, tested on the
+   others. The setting with the highest mean of the two scores is every arm's; the lighter one among equals. No test example is used.
+2. main: base, sft and s3ft with two seeds each, sdft and ssr, on --limit training examples; the task's test set, and 250 items each of four
+   general benchmarks.
+3. samples, with --samples K: s3ft, its own responses the likeliest right ones of 1 + K.
 
-A step is a run of s3ft.py. What one has generated the next ones take over. A finished step leaves its last line in run.json and loses
-its merged checkpoints (the adapters stay); the same command skips it and goes on in the one that was stopped.
+A step is a run of s3ft.py in a folder of its own. What one has generated the next ones take over. A finished step leaves its last line in
+run.json and loses its merged checkpoints (the adapters stay); the same command skips it, and goes on in the one that was stopped.
+experiments/results.py makes the tables. Not covered: a choice of its own for each arm, several processes.
 """
 import argparse
 import json
@@ -52,24 +53,23 @@ def finish(out, found):
 
 
 def study(args, options):
-    scores, before = {}, None
-    for setting in args.settings.split(",") if "," in args.settings else ():
+    settings, scores, before = args.settings.split(","), {}, None
+    for setting in settings if len(settings) > 1 else ():
         lr, epochs = setting.split("/")
         out = args.out / f"validate-{lr}-{epochs}"
-        found = step(out, before, *options, "--method", "sft,s3ft", "--validate", "0.25", "--lr", lr, "--epochs", epochs)
+        found = step(out, before, *options, "--limit", args.validate_on, "--validate", "0.25", "--method", "sft,s3ft", "--lr", lr, "--epochs", epochs)
         finish(out, found)
         (task,) = found["scores"]["base"]
         scores[setting] = {arm: values[task]["score"] for arm, values in found["scores"].items()}
         before = out
-    chosen = max(scores, key=lambda setting: scores[setting]["sft"] + scores[setting]["s3ft"], default=args.settings)
+    chosen = max(settings, key=lambda setting: scores[setting]["sft"] + scores[setting]["s3ft"] if scores else 0)
     write_json(args.out / "chosen.json", {"scores": scores, "chosen": chosen})
-    print(f"study: {scores}: {chosen} is chosen", file=sys.stderr, flush=True)
+    print(f"study: {chosen} is chosen; scores: {scores}", file=sys.stderr, flush=True)
 
     lr, epochs = chosen.split("/")
-    options, main = [*options, *BENCHES, "--lr", lr, "--epochs", epochs], args.out / "main"
-    seeds = f"{args.seed},{args.seed + 1}"
+    options, main = [*options, "--limit", args.limit, *BENCHES, "--lr", lr, "--epochs", epochs], args.out / "main"
     if not (main / "run.json").exists():
-        step(main, before, *options, "--method", "sft,s3ft", "--seeds", seeds)
+        step(main, before, *options, "--method", "sft,s3ft", "--seeds", f"{args.seed},{args.seed + 1}")
         finish(main, step(main, None, *options, "--method", "sdft,ssr"))
     if args.samples:
         out = args.out / "samples"
@@ -77,11 +77,16 @@ def study(args, options):
 
 
 if __name__ == "__main__":
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    p.add_argument("out", type=Path, metavar="OUT")
-    p.add_argument("--settings", default="1e-4/1,3e-4/1,3e-4/2", metavar="LR/EPOCHS,…", help="the lighter first; a single one is not compared")
-    p.add_argument("--samples", metavar="K")
-    p.add_argument("--seed", type=int, default=0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the running step's, which saves its state; then we end too
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--task", required=True)
+    p.add_argument("--ckpt", required=True, metavar="DIR")
+    p.add_argument("--limit", required=True, metavar="N", help="training examples")
+    p.add_argument("--validate-on", required=True, metavar="N", help="training examples of the validation runs, a quarter of them held out")
+    p.add_argument("--settings", default="1e-4/1,3e-4/1,3e-4/2", metavar="LR/EPOCHS,…", help="the lighter first; a single one is taken as it is")
+    p.add_argument("--samples", metavar="K", help="one more arm: s3ft from the likeliest of 1 + K own responses")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-TASK-CKPT, and the seed if it is not 0")
     ARGS, REST = p.parse_known_args()
-    study(ARGS, [*REST, "--seed", str(ARGS.seed)])
+    ARGS.out = ARGS.out or ROOT / f"runs/study-{ARGS.task}-{Path(ARGS.ckpt).resolve().name}{f'-{ARGS.seed}' * (ARGS.seed > 0)}"
+    study(ARGS, [*REST, "--task", ARGS.task, "--ckpt", ARGS.ckpt, "--seed", str(ARGS.seed)])
