@@ -24,22 +24,23 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from files import read_json, replace, write_json, write_text  # noqa: E402
 
-BENCHES = ["--bench", "mmlu,truthfulqa,hellaswag,svamp", "--bench-limit", "250"]
 
-
-def step(out, before, *options):
-    """Run s3ft.py in `out`, with the candidates and the base model's test results of the step `before`; its last line, as a dict."""
+def step(args, name, before, *options):
+    """Run s3ft.py in `--out`/name, with the candidates and the base model's results of the step `before`; its last line, as a dict."""
+    out = args.out / name
     if (out / "run.json").exists():
         return read_json(out / "run.json")
     if before and not out.exists():
+        before = args.out / before
         with replace(out) as new:
             new.mkdir()
             shutil.copy(before / "candidates.jsonl", new)
             shutil.copytree(before / "base", new / "base")
             rows = (before / "bench.jsonl").read_text().splitlines() if (before / "bench.jsonl").exists() else []
             write_text(new / "bench.jsonl", "".join(row + "\n" for row in rows if json.loads(row)["model"] == "base"))
-    print(f"study: {out} {' '.join(options)}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, str(ROOT / "s3ft.py"), "--out", str(out), *options], stdout=subprocess.PIPE, text=True)
+    print(f"study: {name}", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, str(ROOT / "s3ft.py"), "--task", args.task, "--ckpt", args.ckpt, "--seed", str(args.seed), "--out", str(out),
+                           *options, *args.rest], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
     return json.loads(done.stdout.splitlines()[-1])
@@ -52,28 +53,26 @@ def finish(out, found):
         shutil.rmtree(model)
 
 
-def study(args, options):
+def study(args):
     settings, scores, before = args.settings.split(","), {}, None
     for setting in settings if len(settings) > 1 else ():
         lr, epochs = setting.split("/")
-        out = args.out / f"validate-{lr}-{epochs}"
-        found = step(out, before, *options, "--limit", args.validate_on, "--validate", "0.25", "--method", "sft,s3ft", "--lr", lr, "--epochs", epochs)
-        finish(out, found)
+        name = f"validate-{lr}-{epochs}"
+        found = step(args, name, before, "--method", "sft,s3ft", "--limit", args.validate_on, "--validate", "0.25", "--lr", lr, "--epochs", epochs)
+        finish(args.out / name, found)
         (task,) = found["scores"]["base"]
-        scores[setting] = {arm: values[task]["score"] for arm, values in found["scores"].items()}
-        before = out
+        scores[setting], before = {arm: values[task]["score"] for arm, values in found["scores"].items()}, name
     chosen = max(settings, key=lambda setting: scores[setting]["sft"] + scores[setting]["s3ft"] if scores else 0)
     write_json(args.out / "chosen.json", {"scores": scores, "chosen": chosen})
     print(f"study: {chosen} is chosen; scores: {scores}", file=sys.stderr, flush=True)
 
     lr, epochs = chosen.split("/")
-    options, main = [*options, "--limit", args.limit, *BENCHES, "--lr", lr, "--epochs", epochs], args.out / "main"
-    if not (main / "run.json").exists():
-        step(main, before, *options, "--method", "sft,s3ft", "--seeds", f"{args.seed},{args.seed + 1}")
-        finish(main, step(main, None, *options, "--method", "sdft,ssr"))
+    options = ["--limit", args.limit, "--lr", lr, "--epochs", epochs, "--bench", "mmlu,truthfulqa,hellaswag,svamp", "--bench-limit", "250"]
+    if not (args.out / "main/run.json").exists():
+        step(args, "main", before, *options, "--method", "sft,s3ft", "--seeds", f"{args.seed},{args.seed + 1}")
+        finish(args.out / "main", step(args, "main", None, *options, "--method", "sdft,ssr"))
     if args.samples:
-        out = args.out / "samples"
-        finish(out, step(out, main, *options, "--method", "s3ft", "--samples", args.samples))
+        finish(args.out / "samples", step(args, "samples", "main", *options, "--method", "s3ft", "--samples", args.samples))
 
 
 if __name__ == "__main__":
@@ -87,6 +86,6 @@ if __name__ == "__main__":
     p.add_argument("--samples", metavar="K", help="one more arm: s3ft from the likeliest of 1 + K own responses")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-TASK-CKPT, and the seed if it is not 0")
-    ARGS, REST = p.parse_known_args()
+    ARGS, ARGS.rest = p.parse_known_args()
     ARGS.out = ARGS.out or ROOT / f"runs/study-{ARGS.task}-{Path(ARGS.ckpt).resolve().name}{f'-{ARGS.seed}' * (ARGS.seed > 0)}"
-    study(ARGS, [*REST, "--task", ARGS.task, "--ckpt", ARGS.ckpt, "--seed", str(ARGS.seed)])
+    study(ARGS)

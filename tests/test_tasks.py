@@ -1,6 +1,10 @@
 """Other tasks than GSM8K from end to end on tiny checkpoints: JSONL files, shots, a model as judge, MBPP and NQ in one command each."""
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import judges
 import model as llama
@@ -173,11 +177,50 @@ def test_the_embedded_samples_of_the_other_tasks(tmp_path, task):
     assert ("generated programs run under: " in said) == (task == "mbpp")
 
 
+def test_validation_is_on_training_examples_held_out(tmp_path):
+    """None is learnt, none comes from the test split; what is learnt is a part of the --limit examples that a run without it learns."""
+    args = ["--task", "gsm8k", "--data", ROOT / "data/sample/gsm8k", "--method", "sft"]
+    run(tmp_path, *args, "--out", tmp_path / "whole")
+    figures, _ = run(tmp_path, *args, "--validate", 0.34)
+    tested, learnt, whole = ({row["id"] for row in rows(tmp_path / file)} for file in (
+        "run/base/eval.jsonl", "run/sft/targets.jsonl", "whole/sft/targets.jsonl"))
+    assert len(tested) == 2 and tested | learnt == whole and not tested & learnt
+
+
+def test_a_study(tmp_path):
+    """Goes on after a kill, chooses by held-out examples, takes over what was generated, and again does nothing."""
+    command = [sys.executable, ROOT / "experiments/study.py", "--task", "gsm8k", "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--limit", 6,
+               "--validate-on", 4, "--settings", "1e-9/1,1e-2/1", "--samples", 1, "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
+               "--eval-limit", 4, "--max-new-tokens", 8, "--dtype", "float32", "--bench-data", benchmarks(tmp_path / "bench"), "--bench-limit", 2]
+    killed = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for line in killed.stderr:
+        if "train s3ft" in line:
+            os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    done = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and "sft: is trained already" in done.stderr, done.stderr
+    study = tmp_path / "study"
+    scores = {name: json.loads((study / name / "run.json").read_text())["scores"] for name in (
+        "validate-1e-9-1", "validate-1e-2-1", "main", "samples")}
+    assert [list(found) for found in scores.values()] == [["base", "sft", "s3ft"]] * 2 + [
+        ["base", "sft", "s3ft", "sft.1", "s3ft.1", "sdft", "ssr"], ["base", "s3ft"]]
+    assert json.loads((study / "chosen.json").read_text())["chosen"] == "1e-9/1"  # equals: the lighter one
+    assert json.loads((study / "samples/config.json").read_text())["lr"] == 1e-9
+    assert scores["samples"]["base"] == scores["main"]["base"] and len(scores["main"]["base"]) == 7
+    assert not list(study.glob("*/*/model")) and len(list(study.glob("main/*/adapter"))) == 6
+    own = {row["id"]: row["self"] for row in rows(study / "main/candidates.jsonl")}
+    assert all(own[row["id"]] == row["self"] for name in ("validate-1e-2-1", "samples") for row in rows(study / name / "candidates.jsonl"))
+    before = {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
+    again = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    assert again.returncode == 0 and len(again.stderr.splitlines()) == 1 and before == {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
+
+
 @pytest.mark.parametrize("args, message", [
     (["--task", "poems"], "neither one of gsm8k, mbpp, nq nor a FILE.jsonl"), (["--task", "gsm8k", "--judge", "code"], "not one of numeric, model"),
     (["--task", "x.jsonl", "--judge", "bleu"], "not one of numeric, code, reading, exact, model"), (["--task", "nq", "--shots", 3], "--eval-only"),
     (["--task", "x.jsonl"], "x.jsonl: no such file"), (["--task", "gsm8k", "--fsdp"], "torchrun"),
-    (["--task", "gsm8k", "--tensor-parallel", 2], "goes with --fsdp"), (["--task", "x.jsonl", "--test-fraction", 1.5], "between 0 and 1")])
+    (["--task", "gsm8k", "--tensor-parallel", 2], "goes with --fsdp"), (["--task", "x.jsonl", "--test-fraction", 1.5], "between 0 and 1"),
+    (["--task", "gsm8k", "--validate", 1], "between 0 and 1")])
 def test_wrong_options_are_one_line(tmp_path, args, message):
     done = s3ft_command(*args, "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run")
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
