@@ -1,9 +1,9 @@
 """RESULTS.md, from what the studies left.
 
     python experiments/results.py NAME=STUDY …    read the directory of a study (experiments/study.py) into experiments/results/NAME.json and NAME.svg
-    python experiments/results.py                 write the tables of RESULTS.md anew, from these files alone
+    python experiments/results.py                 write the tables of RESULTS.md and README.md anew, from these files alone
 
-RESULTS.md is prose with blocks `<!-- NAME --> … <!-- end -->`; a block is the tables of that study. The paper's three claims are judged
+Both are prose with blocks `<!-- NAME --> … <!-- end -->`: the tables of that study, or, named summary, a row for each. The paper's three claims are judged
 by rule (`claims`). The JSON holds every item's score for every arm, items in the order of the files: whoever doubts an interval can
 compute another. Not covered: the prose.
 """
@@ -51,7 +51,7 @@ def claims(run, figures):
     found, seeds = {}, run["seeds"]
     task = next(c for c in figures["comparisons"] if c["measure"] == run["task"] and c["a"].startswith("s3ft (") and c["b"].startswith("sft"))
     found["task score above SFT's"] = {"verdict": {"higher": "held", "lower": "not held"}.get(task["outcome"], task["outcome"]),
-                                       **{k: task[k] for k in ("difference", "low", "high")}}
+                                       **{k: task[k] for k in ("n", "difference", "low", "high")}}
 
     groups, drops = [], {"sft": [], "s3ft": []}
     for measure in figures["primary"][1:]:
@@ -90,12 +90,28 @@ def collect(name, study):
     write_text(RESULTS / f"{name}.svg", picture)
 
 
+def markdown(table):
+    rows = ["| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in row) + " |" for row in table]
+    return "\n".join([rows[0], "|---" * len(table[0]) + "|", *rows[1:]])
+
+
+def summary(studies):
+    """The Markdown of all studies {name: found}, a row each."""
+    table = [["in points, 95 % intervals", "base", "sft", "s3ft", "s3ft − sft", "average drop: sft", "s3ft", "task above SFT", f"drop ≤ {CUT} SFT's",
+              "own likeliest"]]
+    for name, found in studies.items():
+        scores, settings, verdicts = found["figures"]["scores"], found["settings"], [c["verdict"].partition(":")[0] for c in found["claims"].values()]
+        sft, s3ft = (next(row for row in found["figures"]["rows"] if row.startswith(f"{method} (")) for method in ("sft", "s3ft"))
+        table.append([f"{name}: {settings['ckpt']}, n = {scores['base'][settings['task']]['n']}",
+                      *(f"{100 * scores[row][settings['task']]['score']:.1f}" for row in ("base", sft, s3ft)),
+                      report.cell(next(iter(found["claims"].values())), "difference", "+"),
+                      *(report.cell(scores[row]["average drop"], sign="+") for row in (sft, s3ft)), *verdicts[:2],
+                      "held" if verdicts[2:] == ["held", "held"] else " / ".join(verdicts[2:])])
+    return markdown(table)
+
+
 def tables(name, found):
     """The Markdown of a study."""
-    def markdown(table):
-        rows = ["| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in row) + " |" for row in table]
-        return "\n".join([rows[0], "|---" * len(table[0]) + "|", *rows[1:]])
-
     figures, chosen, seconds = found["figures"], found["chosen"], {}
     measures = [figures["primary"][0], *(m for m in ("answerable", "unanswerable", "svamp") if m in figures["scores"]["base"]),
                 *figures["primary"][1:], "average drop"]
@@ -125,12 +141,17 @@ def tables(name, found):
 
 
 def refresh(text):
-    """RESULTS.md with every block written anew."""
-    return re.sub(r"(?s)<!-- ([\w-]+) -->\n.*?<!-- end -->",
-                  lambda block: f"<!-- {block[1]} -->\n{tables(block[1], read_json(RESULTS / f'{block[1]}.json'))}\n<!-- end -->", text)
+    """A Markdown text with every block written anew."""
+    studies = {file.stem: read_json(file) for file in sorted(RESULTS.glob("*.json"))}
+
+    def block(found):
+        return f"<!-- {found[1]} -->\n{summary(studies) if found[1] == 'summary' else tables(found[1], studies[found[1]])}\n<!-- end -->"
+    return re.sub(r"(?s)<!-- ([\w-]+) -->\n.*?<!-- end -->", block, text)
 
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
-        collect(argument.partition("=")[0], Path(argument.partition("=")[2]))
-    write_text(ROOT / "RESULTS.md", refresh((ROOT / "RESULTS.md").read_text()))
+        name, _, study = argument.partition("=")
+        collect(name, Path(study))
+    for page in (ROOT / "RESULTS.md", ROOT / "README.md"):
+        write_text(page, refresh(page.read_text()))
