@@ -17,7 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import report  # noqa: E402
-from files import read_json, write_text  # noqa: E402
+from files import InputError, read_json, write_text  # noqa: E402
 
 RESULTS = ROOT / "experiments/results"
 CUT = 0.57  # the paper: an average drop of 2.5 points where SFT's is 4.4
@@ -26,7 +26,7 @@ CUT = 0.57  # the paper: an average drop of 2.5 points where SFT's is 4.4
 def read_study(study):
     """The run of `study`/main as report.read_run gives it, the arm of samples/ beside its own, neighbours and classes taken apart."""
     run = report.read_run(study / "main")
-    if (study / "samples").exists():
+    if (study / "samples/run.json").exists():
         samples = report.read_run(study / "samples")
         run["seeds"]["s3ft, samples"] = ["s3ft, samples"]
         run["targets"]["s3ft, samples"] = samples["targets"]["s3ft"]
@@ -76,6 +76,7 @@ def claims(run, figures):
 
 def collect(name, study):
     """Write NAME.json and NAME.svg of a study."""
+    left_out = read_json(study / "main/run.json")["left_out"]                # there once the arms are finished
     run, steps = read_study(study), [step.parent for step in sorted(study.glob("*/run.json"))]
     figures = report.figures_of(run)
     items = {measure: {arm: "".join(map(str, scores.values())) if set(scores.values()) <= {0, 1} else [round(s, 4) for s in scores.values()]
@@ -84,7 +85,7 @@ def collect(name, study):
     settings = {k: v for k, v in run["settings"].items() if v is not None} | {"ckpt": Path(run["settings"]["ckpt"]).name, "data": run["settings"]["task"]}
     cost = {step.name: {**read_json(step / "speed.json"), "peak_gb": read_json(step / "run.json")["peak_gb"]} for step in steps}
     found = {"settings": settings, "chosen": read_json(study / "chosen.json"), "claims": claims(run, figures), "cost": cost,
-             "left_out": read_json(study / "main/run.json")["left_out"], "figures": figures, "items": items, "logprobs": logprobs}
+             "left_out": left_out, "figures": figures, "items": items, "logprobs": logprobs}
     write_text(RESULTS / f"{name}.json", "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
     _, picture = next(report.pictures(run))
     write_text(RESULTS / f"{name}.svg", picture)
@@ -150,8 +151,12 @@ def refresh(text):
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        name, _, study = argument.partition("=")
-        collect(name, Path(study))
-    for page in (ROOT / "RESULTS.md", ROOT / "README.md"):
-        write_text(page, refresh(page.read_text()))
+    try:
+        for argument in sys.argv[1:]:
+            name, _, study = argument.partition("=")
+            collect(name, Path(study))
+        for page in (ROOT / "RESULTS.md", ROOT / "README.md"):
+            write_text(page, refresh(page.read_text()))
+    except InputError as error:
+        print(f"results.py: {error}", file=sys.stderr)
+        sys.exit(2)
