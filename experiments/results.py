@@ -88,7 +88,8 @@ def collect(name, study):
              "left_out": left_out, "figures": figures, "items": items, "logprobs": logprobs}
     write_text(RESULTS / f"{name}.json", "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
     _, picture = next(report.pictures(run))
-    write_text(RESULTS / f"{name}.svg", picture)
+    alone = '<svg xmlns="http://www.w3.org/2000/svg" width="480" font-family="sans-serif" font-size="13" style="background: #fff"'
+    write_text(RESULTS / f"{name}.svg", picture.replace("<svg", alone, 1))
 
 
 def markdown(table):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import judges
 import model as llama
@@ -14,6 +15,7 @@ import sampler
 import tiny
 from data import Example, jsonl
 from files import InputError
+from test_results import results
 from test_s3ft import ROOT, s3ft_command
 
 LABELS = [{"prompt": f"Is {n} even or odd?", "gold": ("even", "odd")[n % 2]} for n in range(20)]
@@ -187,8 +189,8 @@ def test_validation_is_on_training_examples_held_out(tmp_path):
     assert len(tested) == 2 and tested | learnt == whole and not tested & learnt
 
 
-def test_a_study(tmp_path):
-    """Goes on after a kill, chooses by held-out examples, takes over what was generated, and again does nothing."""
+def test_a_study(tmp_path, monkeypatch):
+    """Goes on after a kill, chooses by held-out examples, takes over what was generated, and again does nothing; then its tables."""
     command = [sys.executable, ROOT / "experiments/study.py", "--task", "gsm8k", "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--limit", 6,
                "--validate-on", 4, "--settings", "1e-9/1,1e-2/1", "--samples", 1, "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
                "--eval-limit", 4, "--max-new-tokens", 8, "--dtype", "float32", "--bench-data", benchmarks(tmp_path / "bench"), "--bench-limit", 2]
@@ -213,6 +215,14 @@ def test_a_study(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
     again = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     assert again.returncode == 0 and len(again.stderr.splitlines()) == 1 and before == {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
+
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    results.collect("x", study)
+    assert ElementTree.parse(tmp_path / "x.svg").getroot().tag.endswith("svg")
+    page = results.refresh("Before.\n<!-- x -->\nearlier\n<!-- end -->\n<!-- summary -->\n<!-- end -->\nAfter.\n")
+    assert page.startswith("Before.\n<!-- x -->\n| the paper's claim |") and page.endswith("<!-- end -->\nAfter.\n") and "earlier" not in page
+    arms = ("base", "sft (2 seeds)", "sft", "sft.1", "ssr", "sdft", "s3ft (2 seeds)", "s3ft", "s3ft.1", "s3ft, samples")
+    assert all(page.count(f"\n| {arm} | 0.0 [0.0, 49.0] |") == 1 for arm in arms) and "| 1e-9/1 (chosen) | 0.0 |" in page
 
 
 @pytest.mark.parametrize("args, message", [
