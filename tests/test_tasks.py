@@ -191,8 +191,9 @@ def test_validation_is_on_training_examples_held_out(tmp_path):
 
 def test_a_study(tmp_path, monkeypatch):
     """Goes on after a kill, chooses by held-out examples, takes over what was generated, and again does nothing; then its tables."""
-    command = [sys.executable, ROOT / "experiments/study.py", "--task", "gsm8k", "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--limit", 6,
-               "--validate-on", 4, "--settings", "1e-9/1,1e-2/1", "--samples", 1, "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
+    ckpt = tiny.checkpoint(tmp_path / "ckpt", max_position_embeddings=2048)
+    command = [sys.executable, ROOT / "experiments/study.py", "--task", "gsm8k", "--ckpt", ckpt, "--limit", 6, "--validate-on", 4,
+               "--settings", "1e-9/1,1e-2/1", "--samples", 1, "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
                "--eval-limit", 4, "--max-new-tokens", 8, "--dtype", "float32", "--bench-data", benchmarks(tmp_path / "bench"), "--bench-limit", 2]
     killed = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in killed.stderr:
@@ -222,7 +223,8 @@ def test_a_study(tmp_path, monkeypatch):
     page = results.refresh("Before.\n<!-- x -->\nearlier\n<!-- end -->\n<!-- summary -->\n<!-- end -->\nAfter.\n")
     assert page.startswith("Before.\n<!-- x -->\n| the paper's claim |") and page.endswith("<!-- end -->\nAfter.\n") and "earlier" not in page
     arms = ("base", "sft (2 seeds)", "sft", "sft.1", "ssr", "sdft", "s3ft (2 seeds)", "s3ft", "s3ft.1", "s3ft, samples")
-    assert all(page.count(f"\n| {arm} | 0.0 [0.0, 49.0] |") == 1 for arm in arms) and "| 1e-9/1 (chosen) | 0.0 |" in page
+    assert [page.count(f"\n| {arm} | 0.0 [0.0, 49.0] |") for arm in arms] == [1] * len(arms), page
+    assert "| 1e-9/1 (chosen) | 0.0 |" in page
 
 
 @pytest.mark.parametrize("args, message", [
