@@ -5,7 +5,7 @@
 1. validate-LR-EPOCHS: sft and s3ft under each of --settings, trained on three quarters of --validate-on training examples, tested on the
    others. The setting with the highest mean of the two scores is every arm's; the lighter one among equals. No test example is used.
 2. main: base, sft and s3ft with two seeds each, sdft and ssr, on --limit training examples; the task's test set, and 250 items each of four
-   general benchmarks.
+   general benchmarks (MMLU with five examples).
 3. samples, with --samples K: s3ft, its own responses the likeliest right ones of 1 + K.
 
 A step is a run of s3ft.py in a folder of its own. What one has generated the next ones take over. A finished step leaves its last line in
@@ -67,7 +67,8 @@ def study(args):
     print(f"study: {chosen} is chosen; scores: {scores}", file=sys.stderr, flush=True)
 
     lr, epochs = chosen.split("/")
-    options = ["--limit", args.limit, "--lr", lr, "--epochs", epochs, "--bench", "mmlu,truthfulqa,hellaswag,svamp", "--bench-limit", "250"]
+    options = ["--limit", args.limit, "--lr", lr, "--epochs", epochs, "--bench", "mmlu,truthfulqa,hellaswag,svamp", "--bench-limit", "250",
+               "--shots", "5"]  # of mmlu: without examples the smaller models are at chance
     if not (args.out / "main/run.json").exists():
         step(args, "main", before, *options, "--method", "sft,s3ft", "--seeds", f"{args.seed},{args.seed + 1}")
         finish(args.out / "main", step(args, "main", None, *options, "--method", "sdft,ssr"))
