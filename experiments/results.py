@@ -75,8 +75,10 @@ def claims(run, figures):
 
 
 def collect(name, study):
-    """Write NAME.json and NAME.svg of a study."""
-    left_out = read_json(study / "main/run.json")["left_out"]                # there once the arms are finished
+    """Write NAME.json and NAME.svg of a study; InputError where its arms are not finished."""
+    if not (study / "main/run.json").exists():
+        raise InputError(f"{study}: no finished study is there; run its command (experiments/{{mbpp,gsm8k,nq}}.sh) to the end first")
+    left_out = read_json(study / "main/run.json")["left_out"]
     run, steps = read_study(study), [step.parent for step in sorted(study.glob("*/run.json"))]
     figures = report.figures_of(run)
     items = {measure: {arm: "".join(map(str, scores.values())) if set(scores.values()) <= {0, 1} else [round(s, 4) for s in scores.values()]
@@ -113,7 +115,7 @@ def summary(studies):
 
 
 def tables(name, found):
-    """The Markdown of a study."""
+    """The Markdown of a study, `found` as its NAME.json holds it."""
     figures, chosen, seconds = found["figures"], found["chosen"], {}
     measures = [figures["primary"][0], *(m for m in ("answerable", "unanswerable", "svamp") if m in figures["scores"]["base"]),
                 *figures["primary"][1:], "average drop"]
@@ -147,6 +149,8 @@ def refresh(text):
     studies = {file.stem: read_json(file) for file in sorted(RESULTS.glob("*.json"))}
 
     def block(found):
+        if found[1] not in {"summary", *studies}:
+            raise InputError(f"a block is named {found[1]}, but there is no {RESULTS / found[1]}.json; mend the name, or collect that study")
         return f"<!-- {found[1]} -->\n{summary(studies) if found[1] == 'summary' else tables(found[1], studies[found[1]])}\n<!-- end -->"
     return re.sub(r"(?s)<!-- ([\w-]+) -->\n.*?<!-- end -->", block, text)
 

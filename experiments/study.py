@@ -14,6 +14,7 @@ experiments/results.py makes the tables. Not covered: a choice of its own for ea
 """
 import argparse
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -88,5 +89,7 @@ if __name__ == "__main__":
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-TASK-CKPT, and the seed if it is not 0")
     ARGS, ARGS.rest = p.parse_known_args()
+    if not re.fullmatch(r"[\d.e-]+/\d+(,[\d.e-]+/\d+)*", ARGS.settings):
+        p.error(f"--settings: {ARGS.settings!r} should read LR/EPOCHS, comma-separated, such as 1e-4/1,3e-4/2")
     ARGS.out = ARGS.out or ROOT / f"runs/study-{ARGS.task}-{Path(ARGS.ckpt).resolve().name}{f'-{ARGS.seed}' * (ARGS.seed > 0)}"
     study(ARGS)
