@@ -1,4 +1,6 @@
-"""The judgement of the paper's claims."""
+"""The studies: the choice of a setting, and the judgement of the paper's claims."""
+import argparse
+import json
 import random
 import sys
 
@@ -8,11 +10,12 @@ from test_s3ft import ROOT
 
 sys.path.insert(0, str(ROOT / "experiments"))
 import results  # noqa: E402
+import study  # noqa: E402
 
 ARMS = ("base", "sft", "sft.1", "s3ft", "s3ft.1")
 
 
-def study(task, drops, n=500, logprobs=(-0.1, -0.4, -0.8)):
+def run_of(task, drops, n=500, logprobs=(-0.1, -0.4, -0.8)):
     """A run where base answers all, sft and s3ft lose these shares of a benchmark, and score `task` (shares) on the task."""
     def scores(share, seed):
         wrong = set(random.Random(seed).sample(range(n), round((1 - share) * n)))
@@ -33,5 +36,23 @@ def study(task, drops, n=500, logprobs=(-0.1, -0.4, -0.8)):
     ((0.5, 0.5), (0.04, 0.02), (-0.4, -0.4, -0.4), (report.OPEN,) * 4),
     ((0.5, 0.7), (0.0, 0.0), (-0.1, -0.8, -0.4), ("held", "not decidable: SFT itself shows no drop at this n", "held", "not held"))])
 def test_claims(task, drops, logprobs, verdicts):
-    run = study(task, drops, logprobs=logprobs)
+    run = run_of(task, drops, logprobs=logprobs)
     assert tuple(c["verdict"] for c in results.claims(run, report.figures_of(run)).values()) == verdicts
+
+
+@pytest.mark.parametrize("scores, chosen", [(((4, 5), (6, 6), (5, 6)), "3e-4/1"), (((4, 5), (5, 6), (4, 9)), "3e-4/2"), (((5, 5), (4, 6), (6, 4)), "1e-4/1")])
+def test_the_choice_of_a_setting(tmp_path, monkeypatch, scores, chosen):
+    """The best mean of sft and s3ft on the examples held out, the lighter of equals; the arms are trained with it."""
+    steps, left = [], iter(scores)
+
+    def step(args, name, before, *options):
+        steps.append((name, dict(zip(options[::2], options[1::2]))))
+        return {"scores": {arm: {"gsm8k": {"score": s}} for arm, s in zip(("base", "sft", "s3ft"), (9, *next(left, (0, 0))))}}
+    monkeypatch.setattr(study, "step", step)
+    monkeypatch.setattr(study, "finish", lambda out, found: None)
+    study.study(argparse.Namespace(settings="1e-4/1,3e-4/1,3e-4/2", validate_on="8", limit="20", samples=None, seed=3, out=tmp_path))
+    assert json.loads((tmp_path / "chosen.json").read_text())["chosen"] == chosen
+    validations, main = steps[:3], steps[3:]
+    assert all(options["--validate"] == "0.25" and options["--limit"] == "8" for _, options in validations)
+    assert [name for name, _ in main] == ["main"] * 2 and main[0][1]["--seeds"] == "3,4"
+    assert all((options["--lr"] + "/" + options["--epochs"], options["--limit"]) == (chosen, "20") and "--validate" not in options for _, options in main)
