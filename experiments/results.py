@@ -74,6 +74,12 @@ def claims(run, figures):
     return found
 
 
+def trained(step):
+    """Tokens and seconds of all the training steps of a run: speed.json lacks those before an interruption."""
+    rows = [line.split(",") for log in step.glob("*/train.csv") for line in log.read_text().splitlines()[1:]]
+    return {"tokens": sum(int(row[4]) for row in rows), "seconds": sum(float(row[5]) for row in rows)}
+
+
 def collect(name, study):
     """Write NAME.json and NAME.svg of a study; InputError where its arms are not finished."""
     if not (study / "main/run.json").exists():
@@ -85,7 +91,7 @@ def collect(name, study):
                        for arm, scores in arms.items()} for measure, arms in run["items"].items()}
     logprobs = {kind: [round(v, 3) for v in values] for kind, values in report.values_of(run["candidates"].values(), report.MEASURED[0]).items()}
     settings = {k: v for k, v in run["settings"].items() if v is not None} | {"ckpt": Path(run["settings"]["ckpt"]).name, "data": run["settings"]["task"]}
-    cost = {step.name: {**read_json(step / "speed.json"), "peak_gb": read_json(step / "run.json")["peak_gb"]} for step in steps}
+    cost = {step.name: {**read_json(step / "speed.json"), "train": trained(step), "peak_gb": read_json(step / "run.json")["peak_gb"]} for step in steps}
     found = {"settings": settings, "chosen": read_json(study / "chosen.json"), "claims": claims(run, figures), "cost": cost,
              "left_out": left_out, "figures": figures, "items": items, "logprobs": logprobs}
     write_text(RESULTS / f"{name}.json", "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import report
+import s3ft
 from test_s3ft import ROOT
 
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -56,3 +57,9 @@ def test_the_choice_of_a_setting(tmp_path, monkeypatch, scores, chosen):
     assert all(options["--validate"] == "0.25" and options["--limit"] == "8" for _, options in validations)
     assert [name for name, _ in main] == ["main"] * 2 and main[0][1]["--seeds"] == "3,4"
     assert all((options["--lr"] + "/" + options["--epochs"], options["--limit"]) == (chosen, "20") and "--validate" not in options for _, options in main)
+
+
+def test_the_cost_of_training_counts_every_step(tmp_path):
+    for arm, rows in (("sft", ["1,2.1,3e-4,0.5,100,2.500,40.0", "2,2.0,3e-4,0.5,60,1.500,40.0"]), ("s3ft.1", ["1,1.9,3e-4,0.5,40,1.000,40.0"])):
+        s3ft.resume_csv(tmp_path / arm / "train.csv", 0).open("a").write("\n".join(rows) + "\n")
+    assert results.trained(tmp_path) == {"tokens": 200, "seconds": 5.0}
