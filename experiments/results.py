@@ -7,6 +7,7 @@ Both are prose with blocks `<!-- NAME --> … <!-- end -->`: the tables of that 
 by rule (`claims`). The JSON holds every item's score for every arm, items in the order of the files: whoever doubts an interval can
 compute another. Not covered: the prose.
 """
+import csv
 import json
 import re
 import sys
@@ -75,9 +76,9 @@ def claims(run, figures):
 
 
 def trained(step):
-    """Tokens and seconds of all the training steps of a run: speed.json lacks those before an interruption."""
-    rows = [line.split(",") for log in step.glob("*/train.csv") for line in log.read_text().splitlines()[1:]]
-    return {"tokens": sum(int(row[4]) for row in rows), "seconds": sum(float(row[5]) for row in rows)}
+    """{tokens, seconds} of all the training steps of a run, from its train.csv: speed.json lacks those before an interruption."""
+    rows = [row for log in step.glob("*/train.csv") for row in csv.DictReader(log.read_text().splitlines())]
+    return {"tokens": sum(int(row["tokens"]) for row in rows), "seconds": round(sum(float(row["seconds"]) for row in rows), 3)}
 
 
 def collect(name, study):
