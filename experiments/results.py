@@ -24,21 +24,30 @@ RESULTS = ROOT / "experiments/results"
 CUT = 0.57  # the paper: an average drop of 2.5 points where SFT's is 4.4
 
 
-def read_study(study):
-    """The run of `study`/main as report.read_run gives it, the arm of samples/ beside its own, neighbours and classes taken apart."""
-    run = report.read_run(study / "main")
-    if (study / "samples/run.json").exists():
-        samples = report.read_run(study / "samples")
-        run["seeds"]["s3ft, samples"] = ["s3ft, samples"]
-        run["targets"]["s3ft, samples"] = samples["targets"]["s3ft"]
-        for measure, arms in samples["items"].items():
-            run["items"][measure]["s3ft, samples"] = arms["s3ft"]
+def read_step(step):
+    """A run as report.read_run gives it, neighbours and classes taken apart."""
+    run = report.read_run(step)
     items = run["items"]
     if run["task"] == "gsm8k":                                               # SVAMP is no general ability there: it is taken out of the mean
         items["svamp"] = items.pop("svamp acc")
     for part in ("answerable", "unanswerable") if run["task"] == "nq" else ():
         items[part] = {arm: {i: s for i, s in scores.items() if i.startswith(part)} for arm, scores in items["nq"].items()}
     return run
+
+
+def together(main, **further):
+    """The run main with the arms of further steps beside its own: "s3ft, samples"."""
+    for step, run in further.items():
+        for arm in run["targets"]:
+            main["seeds"][f"{arm}, {step}"], main["targets"][f"{arm}, {step}"] = [f"{arm}, {step}"], run["targets"][arm]
+            for measure, arms in run["items"].items():
+                main["items"][measure][f"{arm}, {step}"] = arms[arm]
+    return main
+
+
+def row_of(method, figures):
+    """The name of a method's row: "sft", or "sft (2 seeds)"."""
+    return next(row for row in figures["rows"] if row.partition(" (")[0] == method)
 
 
 def claims(run, figures):
@@ -50,7 +59,7 @@ def claims(run, figures):
         tables = [run["items"][measure][arm] for arm in arms]
         return {i: sum(t[i] for t in tables) / len(tables) for i in tables[0]}
     found, seeds = {}, run["seeds"]
-    task = next(c for c in figures["comparisons"] if c["measure"] == run["task"] and c["a"].startswith("s3ft (") and c["b"].startswith("sft"))
+    task = next(c for c in figures["comparisons"] if (c["measure"], c["a"], c["b"]) == (run["task"], row_of("s3ft", figures), row_of("sft", figures)))
     found["task score above SFT's"] = {"verdict": {"higher": "held", "lower": "not held"}.get(task["outcome"], task["outcome"]),
                                        **{k: task[k] for k in ("n", "difference", "low", "high")}}
 
@@ -86,14 +95,17 @@ def collect(name, study):
     if not (study / "main/run.json").exists():
         raise InputError(f"{study}: no finished study is there; run its command (experiments/{{mbpp,gsm8k,nq}}.sh) to the end first")
     left_out = read_json(study / "main/run.json")["left_out"]
-    run, steps = read_study(study), [step.parent for step in sorted(study.glob("*/run.json"))]
+    steps = [step.parent for step in sorted(study.glob("*/run.json"))]
+    runs = {step.name: read_step(step) for step in steps if not step.name.startswith("validate-")}
+    judged = {name: claims(run, report.figures_of(run)) for name, run in sorted(runs.items(), key=lambda r: r[0] != "main") if "sft" in run["seeds"]}
+    run = together(**runs)
     figures = report.figures_of(run)
     items = {measure: {arm: "".join(map(str, scores.values())) if set(scores.values()) <= {0, 1} else [round(s, 4) for s in scores.values()]
                        for arm, scores in arms.items()} for measure, arms in run["items"].items()}
     logprobs = {kind: [round(v, 3) for v in values] for kind, values in report.values_of(run["candidates"].values(), report.MEASURED[0]).items()}
     settings = {k: v for k, v in run["settings"].items() if v is not None} | {"ckpt": Path(run["settings"]["ckpt"]).name, "data": run["settings"]["task"]}
     cost = {step.name: {**read_json(step / "speed.json"), "train": trained(step), "peak_gb": read_json(step / "run.json")["peak_gb"]} for step in steps}
-    found = {"settings": settings, "chosen": read_json(study / "chosen.json"), "claims": claims(run, figures), "cost": cost,
+    found = {"settings": settings, "chosen": read_json(study / "chosen.json"), "claims": judged, "cost": cost,
              "left_out": left_out, "figures": figures, "items": items, "logprobs": logprobs}
     write_text(RESULTS / f"{name}.json", "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
     _, picture = next(report.pictures(run))
@@ -110,12 +122,13 @@ def summary(studies):
     """The Markdown of all studies {name: found}, a row each."""
     table = [["in points, 95 % intervals", "base", "sft", "s3ft", "s3ft − sft", "average drop: sft", "s3ft", "task above SFT", f"drop ≤ {CUT} SFT's",
               "own likeliest"]]
-    for name, found in studies.items():
-        scores, settings, verdicts = found["figures"]["scores"], found["settings"], [c["verdict"].partition(":")[0] for c in found["claims"].values()]
-        sft, s3ft = (next(row for row in found["figures"]["rows"] if row.startswith(f"{method} (")) for method in ("sft", "s3ft"))
-        table.append([f"{name}: {settings['ckpt']}, n = {scores['base'][settings['task']]['n']}",
-                      *(f"{100 * scores[row][settings['task']]['score']:.1f}" for row in ("base", sft, s3ft)),
-                      report.cell(next(iter(found["claims"].values())), "difference", "+"),
+    for name, step, found in ((name, step, found) for name, found in studies.items() for step in found["claims"]):
+        scores, task, claims = found["figures"]["scores"], found["settings"]["task"], found["claims"][step]
+        verdicts = [claim["verdict"].partition(":")[0] for claim in claims.values()]
+        sft, s3ft = (row_of(method, found["figures"]) if step == "main" else f"{method}, {step}" for method in ("sft", "s3ft"))
+        table.append([f"{name}{f', {step}' * (step != 'main')}: {found['settings']['ckpt']}, n = {scores['base'][task]['n']}",
+                      *(f"{100 * scores[row][task]['score']:.1f}" for row in ("base", sft, s3ft)),
+                      report.cell(next(iter(claims.values())), "difference", "+"),
                       *(report.cell(scores[row]["average drop"], sign="+") for row in (sft, s3ft)), *verdicts[:2],
                       "held" if verdicts[2:] == ["held", "held"] else " / ".join(verdicts[2:])])
     return markdown(table)
@@ -133,18 +146,18 @@ def tables(name, found):
         [setting + " (chosen)" * (setting == chosen["chosen"]), *(f"{100 * s[arm]:.1f}" for arm in ("base", "sft", "s3ft")),
          f"{50 * (s['sft'] + s['s3ft']):.1f}"] for setting, s in chosen["scores"].items()]
     judged = [["the paper's claim", "here", "by"]]
-    for claim, c in found["claims"].items():
+    for claim, c in ((f"{claim}{f', {step}' * (step != 'main')}", c) for step, claims in found["claims"].items() for claim, c in claims.items()):
         scale, unit = (1, "") if "log" in claim else (100, " points")
         value = next(k for k in c if k.startswith("difference") or k.endswith("sft - s3ft"))
         by = f"{value} = {scale * c[value]:+.2f}{unit} [{scale * c['low']:+.2f}, {scale * c['high']:+.2f}]"
         by += f"; drops: sft {100 * c['sft']:+.1f} [{100 * c['sft low']:+.1f}, {100 * c['sft high']:+.1f}], s3ft {100 * c['s3ft']:+.1f}" if "sft" in c else ""
         by += f"; higher in {c['rows higher']} of {c['rows']} rows" if "rows" in c else ""
         judged.append([claim, f"**{c['verdict']}**", by])
-    figures["comparisons"] = [c for c in figures["comparisons"] if c["b"] != "s3ft, samples"]  # (the other way round they are there)
+    figures["comparisons"] = [c for c in figures["comparisons"] if c["b"].partition(", ")[2] in ("", c["a"].partition(", ")[2])]
     parts = {"": markdown(judged),
              "Scores": markdown(report.score_table(figures, figures["scores"], measures)),
              "Differences": markdown(report.comparison_table(figures, [figures["primary"][0], report.BENCHES])),
-             "Targets": markdown(report.tables_of(figures)["Targets"]) + f"\n\n{figures['samples'].get('words', '')}".rstrip(),
+             "Targets": markdown(report.tables_of(figures)["Targets"]),
              "Candidates": markdown(report.candidate_table(figures)) + f"\n\n![log-probability per token](experiments/results/{name}.svg)",
              "The choice of the setting": markdown(validation),
              "Cost": f"Generation: {seconds['generate']}; training: {seconds['train']}; peak memory {max(c['peak_gb'] for c in found['cost'].values())} GB."}

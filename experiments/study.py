@@ -1,12 +1,12 @@
 """A study: methods compared on one task and one checkpoint, learning rate and epochs chosen on training examples held out.
 
-    python experiments/study.py --task mbpp --ckpt DIR --limit 374 --validate-on 374 [--samples 4] [further options of s3ft.py]
+    python experiments/study.py --task mbpp --ckpt DIR --limit 374 --validate-on 374 [--further NAME=OPTIONS …] [more options of s3ft.py]
 
 1. validate-LR-EPOCHS: sft and s3ft under each of --settings, trained on three quarters of --validate-on training examples, tested on the
    others. The setting with the highest mean of the two scores is every arm's; the lighter one among equals. No test example is used.
 2. main: base, sft and s3ft with two seeds each, sdft and ssr, on --limit training examples; the task's test set, and 250 items each of four
    general benchmarks (MMLU with five examples).
-3. samples, with --samples K: s3ft, its own responses the likeliest right ones of 1 + K.
+3. NAME, for each --further: main again from the same candidates, one seed, with these options of s3ft.py changed.
 
 A step is a run of s3ft.py in a folder of its own. What one has generated the next ones take over. A finished step leaves its last line in
 run.json and loses its merged checkpoints (the adapters stay); the same command skips it, and goes on in the one that was stopped.
@@ -15,6 +15,7 @@ experiments/results.py makes the tables. Not covered: a choice of its own for ea
 import argparse
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -73,8 +74,8 @@ def study(args):
     if not (args.out / "main/run.json").exists():
         step(args, "main", before, *options, "--method", "sft,s3ft", "--seeds", f"{args.seed},{args.seed + 1}")
         finish(args.out / "main", step(args, "main", None, *options, "--method", "sdft,ssr"))
-    if args.samples:
-        finish(args.out / "samples", step(args, "samples", "main", *options, "--method", "s3ft", "--samples", args.samples))
+    for name, _, changes in (further.partition("=") for further in args.further):
+        finish(args.out / name, step(args, name, "main", *options, *shlex.split(changes)))
 
 
 if __name__ == "__main__":
@@ -85,7 +86,7 @@ if __name__ == "__main__":
     p.add_argument("--limit", required=True, metavar="N", help="training examples")
     p.add_argument("--validate-on", required=True, metavar="N", help="training examples of the validation runs, a quarter of them held out")
     p.add_argument("--settings", default="1e-4/1,3e-4/1,3e-4/2", metavar="LR/EPOCHS,…", help="the lighter first; a single one is taken as it is")
-    p.add_argument("--samples", metavar="K", help="one more arm: s3ft from the likeliest of 1 + K own responses")
+    p.add_argument("--further", action="append", default=[], metavar="NAME=OPTIONS", help="one more step, such as 'samples=--method s3ft --samples 4'")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, metavar="DIR", help="default: runs/study-TASK-CKPT, and the seed if it is not 0")
     ARGS, ARGS.rest = p.parse_known_args()

@@ -51,7 +51,7 @@ def test_the_choice_of_a_setting(tmp_path, monkeypatch, scores, chosen):
         return {"scores": {arm: {"gsm8k": {"score": s}} for arm, s in zip(("base", "sft", "s3ft"), (9, *next(left, (0, 0))))}}
     monkeypatch.setattr(study, "step", step)
     monkeypatch.setattr(study, "finish", lambda out, found: None)
-    study.study(argparse.Namespace(settings="1e-4/1,3e-4/1,3e-4/2", validate_on="8", limit="20", samples=None, seed=3, out=tmp_path))
+    study.study(argparse.Namespace(settings="1e-4/1,3e-4/1,3e-4/2", validate_on="8", limit="20", further=[], seed=3, out=tmp_path))
     assert json.loads((tmp_path / "chosen.json").read_text())["chosen"] == chosen
     validations, main = steps[:3], steps[3:]
     assert all(options["--validate"] == "0.25" and options["--limit"] == "8" for _, options in validations)

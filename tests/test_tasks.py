@@ -193,7 +193,8 @@ def test_a_study(tmp_path, monkeypatch):
     """Goes on after a kill, chooses by held-out examples, takes over what was generated, and again does nothing; then its tables."""
     ckpt = tiny.checkpoint(tmp_path / "ckpt", max_position_embeddings=2048)
     command = [sys.executable, ROOT / "experiments/study.py", "--task", "gsm8k", "--ckpt", ckpt, "--limit", 6, "--validate-on", 4,
-               "--settings", "1e-9/1,1e-2/1", "--samples", 1, "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
+               "--settings", "1e-9/1,1e-2/1", "--further", "samples=--method s3ft --samples 1",
+               "--further", "harder=--method sft,s3ft --epochs 2", "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
                "--eval-limit", 4, "--max-new-tokens", 8, "--dtype", "float32", "--bench-data", benchmarks(tmp_path / "bench"), "--bench-limit", 2]
     killed = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in killed.stderr:
@@ -204,15 +205,16 @@ def test_a_study(tmp_path, monkeypatch):
     assert done.returncode == 0 and "sft: is trained already" in done.stderr, done.stderr
     study = tmp_path / "study"
     scores = {name: json.loads((study / name / "run.json").read_text())["scores"] for name in (
-        "validate-1e-9-1", "validate-1e-2-1", "main", "samples")}
+        "validate-1e-9-1", "validate-1e-2-1", "main", "samples", "harder")}
     assert [list(found) for found in scores.values()] == [["base", "sft", "s3ft"]] * 2 + [
-        ["base", "sft", "s3ft", "sft.1", "s3ft.1", "sdft", "ssr"], ["base", "s3ft"]]
+        ["base", "sft", "s3ft", "sft.1", "s3ft.1", "sdft", "ssr"], ["base", "s3ft"], ["base", "sft", "s3ft"]]
     assert json.loads((study / "chosen.json").read_text())["chosen"] == "1e-9/1"  # equals: the lighter one
-    assert json.loads((study / "samples/config.json").read_text())["lr"] == 1e-9
+    configs = {name: json.loads((study / name / "config.json").read_text()) for name in ("samples", "harder")}
+    assert {name: (config["lr"], config["epochs"]) for name, config in configs.items()} == {"samples": (1e-9, 1), "harder": (1e-9, 2)}
     assert scores["samples"]["base"] == scores["main"]["base"] and len(scores["main"]["base"]) == 7
     assert not list(study.glob("*/*/model")) and len(list(study.glob("main/*/adapter"))) == 6
     own = {row["id"]: row["self"] for row in rows(study / "main/candidates.jsonl")}
-    assert all(own[row["id"]] == row["self"] for name in ("validate-1e-2-1", "samples") for row in rows(study / name / "candidates.jsonl"))
+    assert all(own[row["id"]] == row["self"] for name in ("validate-1e-2-1", "samples", "harder") for row in rows(study / name / "candidates.jsonl"))
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
     again = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     assert again.returncode == 0 and len(again.stderr.splitlines()) == 1 and before == {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
@@ -222,9 +224,10 @@ def test_a_study(tmp_path, monkeypatch):
     assert ElementTree.parse(tmp_path / "x.svg").getroot().tag.endswith("svg")
     page = results.refresh("Before.\n<!-- x -->\nearlier\n<!-- end -->\n<!-- summary -->\n<!-- end -->\nAfter.\n")
     assert page.startswith("Before.\n<!-- x -->\n| the paper's claim |") and page.endswith("<!-- end -->\nAfter.\n") and "earlier" not in page
-    arms = ("base", "sft (2 seeds)", "sft", "sft.1", "ssr", "sdft", "s3ft (2 seeds)", "s3ft", "s3ft.1", "s3ft, samples")
+    arms = ("base", "sft (2 seeds)", "sft", "sft.1", "ssr", "sdft", "s3ft (2 seeds)", "s3ft", "s3ft.1", "s3ft, samples", "sft, harder",
+            "s3ft, harder")
     assert [page.count(f"\n| {arm} | 0.0 [0.0, 49.0] |") for arm in arms] == [1] * len(arms), page
-    assert "| 1e-9/1 (chosen) | 0.0 |" in page
+    assert "| 1e-9/1 (chosen) | 0.0 |" in page and page.count("\n| x: ckpt") == page.count("\n| x, harder: ckpt") == 1
 
 
 @pytest.mark.parametrize("args, message", [
