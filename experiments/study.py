@@ -6,7 +6,7 @@
    others. The setting with the highest mean of the two scores is every arm's; the lighter one among equals. No test example is used.
 2. main: base, sft and s3ft with two seeds each, sdft and ssr, on --limit training examples; the task's test set, and 250 items each of four
    general benchmarks (MMLU with five examples).
-3. NAME, for each --further: main again from the same candidates, one seed, with these options of s3ft.py changed.
+3. NAME, for each --further: main again, one seed, with these options of s3ft.py changed.
 
 A step is a run of s3ft.py in a folder of its own. What one has generated the next ones take over. A finished step leaves its last line in
 run.json and loses its merged checkpoints (the adapters stay); the same command skips it, and goes on in the one that was stopped.
@@ -28,7 +28,7 @@ from files import read_json, replace, write_json, write_text  # noqa: E402
 
 
 def step(args, name, before, *options):
-    """Run s3ft.py in `--out`/name, with the candidates and the base model's results of the step `before`; its last line, as a dict."""
+    """Run s3ft.py in `--out`/name, with the base model's results and, where they serve, the candidates of `before`; its last line, as a dict."""
     out = args.out / name
     if (out / "run.json").exists():
         return read_json(out / "run.json")
@@ -36,7 +36,8 @@ def step(args, name, before, *options):
         before = args.out / before
         with replace(out) as new:
             new.mkdir()
-            shutil.copy(before / "candidates.jsonl", new)
+            if not {"--select-shots", "--judge"} & {*options}:               # with these, others are generated, or judged otherwise
+                shutil.copy(before / "candidates.jsonl", new)
             shutil.copytree(before / "base", new / "base")
             rows = (before / "bench.jsonl").read_text().splitlines() if (before / "bench.jsonl").exists() else []
             write_text(new / "bench.jsonl", "".join(row + "\n" for row in rows if json.loads(row)["model"] == "base"))

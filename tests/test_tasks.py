@@ -194,7 +194,7 @@ def test_a_study(tmp_path, monkeypatch):
     ckpt = tiny.checkpoint(tmp_path / "ckpt", max_position_embeddings=2048)
     command = [sys.executable, ROOT / "experiments/study.py", "--task", "gsm8k", "--ckpt", ckpt, "--limit", 6, "--validate-on", 4,
                "--settings", "1e-9/1,1e-2/1", "--further", "samples=--method s3ft --samples 1",
-               "--further", "harder=--method sft,s3ft --epochs 2", "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
+               "--further", "harder=--method sft,s3ft --epochs 2", "--further", "shots=--method s3ft --select-shots 2", "--out", tmp_path / "study", "--data", ROOT / "data/sample/gsm8k",
                "--eval-limit", 4, "--max-new-tokens", 8, "--dtype", "float32", "--bench-data", benchmarks(tmp_path / "bench"), "--bench-limit", 2]
     killed = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in killed.stderr:
@@ -215,6 +215,8 @@ def test_a_study(tmp_path, monkeypatch):
     assert not list(study.glob("*/*/model")) and len(list(study.glob("main/*/adapter"))) == 6
     own = {row["id"]: row["self"] for row in rows(study / "main/candidates.jsonl")}
     assert all(own[row["id"]] == row["self"] for name in ("validate-1e-2-1", "samples", "harder") for row in rows(study / name / "candidates.jsonl"))
+    asked = {row["id"]: row["self"] for row in rows(study / "shots/candidates.jsonl")}  # not those of main
+    assert (both := own.keys() & asked.keys()) and all(own[i]["ids"] != asked[i]["ids"] for i in both)
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
     again = subprocess.run(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     assert again.returncode == 0 and len(again.stderr.splitlines()) == 1 and before == {path: path.stat().st_mtime_ns for path in study.glob("*/*/*")}
