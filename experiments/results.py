@@ -1,6 +1,6 @@
 """RESULTS.md, from what the studies left.
 
-    python experiments/results.py NAME=STUDY …    read the directory of a study (experiments/study.py) into experiments/results/NAME.json and NAME.svg
+    python experiments/results.py NAME=STUDY …    add the finished arms of a study (experiments/study.py) to experiments/results/NAME.json and NAME.svg
     python experiments/results.py                 write the tables of RESULTS.md and README.md anew, from these files alone
 
 Both are prose with blocks `<!-- NAME --> … <!-- end -->`: the tables of that study, or, named summary, a row for each. The paper's three claims are judged
@@ -11,6 +11,7 @@ import csv
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ CUT = 0.57  # the paper: an average drop of 2.5 points where SFT's is 4.4
 
 
 def read_step(step):
-    """A run as report.read_run gives it, neighbours and classes taken apart."""
-    run = report.read_run(step)
-    items = run["items"]
+    """A run as report.read_run gives it, of the arms that are finished, neighbours and classes taken apart."""
+    run, done = report.read_run(step), read_json(step / "eval.json")
+    run["seeds"] = {method: kept for method, arms in run["seeds"].items() if (kept := [arm for arm in arms if arm in done])}
+    run["targets"] = {method: targets for method, targets in run["targets"].items() if method in run["seeds"]}
+    items = run["items"] = {measure: {arm: scores for arm, scores in arms.items() if arm in done} for measure, arms in run["items"].items()}
     if run["task"] == "gsm8k":                                               # SVAMP is no general ability there: it is taken out of the mean
         items["svamp"] = items.pop("svamp acc")
     for part in ("answerable", "unanswerable") if run["task"] == "nq" else ():
@@ -90,24 +93,53 @@ def trained(step):
     return {"tokens": sum(int(row["tokens"]) for row in rows), "seconds": round(sum(float(row["seconds"]) for row in rows), 3)}
 
 
+def recall(run, record):
+    """Add to a run the arms that the record of an earlier part of the study has and the run lacks; InputError where its items are others."""
+    for measure, arms in record["items"].items():
+        table = run["items"].get(measure, {"base": {}})
+        for arm, scores in arms.items():
+            if len(scores) != len(table["base"]):
+                raise InputError(f"{measure}: {len(scores)} items in the record, {len(table['base'])} in the study; remove the JSON to begin anew")
+            if arm not in table:
+                table[arm] = dict(zip(table["base"], map(int, scores) if isinstance(scores, str) else scores))
+    for row in record["figures"]["rows"]:
+        method = row.partition(" (")[0]
+        arms = {arm for table in run["items"].values() for arm in table if re.fullmatch(rf"{re.escape(method)}(\.[0-9]+)?", arm)}
+        run["seeds"][method] = sorted(arms)
+
+
 def collect(name, study):
-    """Write NAME.json and NAME.svg of a study; InputError where its arms are not finished."""
-    if not (study / "main/run.json").exists():
-        raise InputError(f"{study}: no finished study is there; run its command (experiments/{{mbpp,gsm8k,nq}}.sh) to the end first")
-    left_out = read_json(study / "main/run.json")["left_out"]
-    steps = [step.parent for step in sorted(study.glob("*/run.json"))]
+    """Write NAME.json and NAME.svg of a study, all its finished arms. Those that NAME.json has from earlier and the study lacks stay."""
+    if not (study / "main/eval.json").exists():
+        raise InputError(f"{study}: no finished arm is there; run its command (experiments/{{mbpp,gsm8k,nq}}.sh) first")
+    steps = [study / "main", *(step.parent for step in sorted(study.glob("*/run.json")) if step.parent.name != "main")]
     runs = {step.name: read_step(step) for step in steps if not step.name.startswith("validate-")}
-    judged = {name: claims(run, report.figures_of(run)) for name, run in sorted(runs.items(), key=lambda r: r[0] != "main") if "sft" in run["seeds"]}
-    run = together(**runs)
+    run, file = together(**runs), RESULTS / f"{name}.json"
+    settings = {k: v for k, v in run["settings"].items() if v is not None} | {"ckpt": Path(run["settings"]["ckpt"]).name, "data": run["settings"]["task"]}
+    record, targets = read_json(file) if file.exists() else None, {}
+    if record:
+        if changed := [k for k in {**settings, **record["settings"]} if k != "versions" and settings.get(k) != record["settings"].get(k)]:
+            raise InputError(f"{file}: was made with other settings ({', '.join(changed)}); remove it, or give the study another name")
+        recall(run, record)
+        targets = record["figures"]["targets"]
     figures = report.figures_of(run)
+    figures["targets"] = targets | figures["targets"]
+    judged = {"main": claims(run, figures)} if {"sft", "s3ft"} <= run["seeds"].keys() else {}
+    for step in [s for s in runs if s != "main" and {f"sft, {s}", f"s3ft, {s}"} <= run["seeds"].keys()]:
+        judged[step] = claims(of := {**run, "seeds": {m: run["seeds"][m if m == "base" else f"{m}, {step}"] for m in ("base", "sft", "s3ft")}},
+                              report.figures_of(of))
     items = {measure: {arm: "".join(map(str, scores.values())) if set(scores.values()) <= {0, 1} else [round(s, 4) for s in scores.values()]
                        for arm, scores in arms.items()} for measure, arms in run["items"].items()}
     logprobs = {kind: [round(v, 3) for v in values] for kind, values in report.values_of(run["candidates"].values(), report.MEASURED[0]).items()}
-    settings = {k: v for k, v in run["settings"].items() if v is not None} | {"ckpt": Path(run["settings"]["ckpt"]).name, "data": run["settings"]["task"]}
-    cost = {step.name: {**read_json(step / "speed.json"), "train": trained(step), "peak_gb": read_json(step / "run.json")["peak_gb"]} for step in steps}
-    found = {"settings": settings, "chosen": read_json(study / "chosen.json"), "claims": judged, "cost": cost,
-             "left_out": left_out, "figures": figures, "items": items, "logprobs": logprobs}
-    write_text(RESULTS / f"{name}.json", "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
+    cost = record["cost"] if record else {}
+    for step in steps:                                                       # a part of the study is known by when its base was scored
+        done = read_json(step / "run.json") if (step / "run.json").exists() else {}
+        cost[f"{step.name}, {time.strftime('%F', time.gmtime((step / 'base/eval.jsonl').stat().st_mtime))}"] = {
+            **read_json(step / "speed.json"), "train": trained(step), **({"peak_gb": done["peak_gb"]} if done else {})}
+    chosen = read_json(study / "chosen.json")
+    chosen = record["chosen"] if record and not chosen["scores"] else chosen
+    found = {"settings": settings, "chosen": chosen, "claims": judged, "cost": cost, "figures": figures, "items": items, "logprobs": logprobs}
+    write_text(file, "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
     _, picture = next(report.pictures(run))
     alone = '<svg xmlns="http://www.w3.org/2000/svg" width="480" font-family="sans-serif" font-size="13" style="background: #fff"'
     write_text(RESULTS / f"{name}.svg", picture.replace("<svg", alone, 1))
@@ -160,7 +192,7 @@ def tables(name, found):
              "Targets": markdown(report.tables_of(figures)["Targets"]),
              "Candidates": markdown(report.candidate_table(figures)) + f"\n\n![log-probability per token](experiments/results/{name}.svg)",
              "The choice of the setting": markdown(validation),
-             "Cost": f"Generation: {seconds['generate']}; training: {seconds['train']}; peak memory {max(c['peak_gb'] for c in found['cost'].values())} GB."}
+             "Cost": f"Generation: {seconds['generate']}; training: {seconds['train']}; peak memory {max((c['peak_gb'] for c in found['cost'].values() if 'peak_gb' in c), default='–')} GB."}
     return "\n\n".join(f"**{heading}**\n\n{part}" if heading else part for heading, part in parts.items())
 
 

@@ -63,3 +63,51 @@ def test_the_cost_of_training_counts_every_step(tmp_path):
     for arm, rows in (("sft", ["1,2.1,3e-4,0.5,100,2.500,40.0", "2,2.0,3e-4,0.5,60,1.500,40.0"]), ("s3ft.1", ["1,1.9,3e-4,0.5,40,1.000,40.0"])):
         s3ft.resume_csv(tmp_path / arm / "train.csv", 0).open("a").write("\n".join(rows) + "\n")
     assert results.trained(tmp_path) == {"tokens": 200, "seconds": 5.0}
+
+
+def part(study, arms, items=4):
+    """The directory of a study that has finished these arms and begun one more; `arms`: {name: right answers of each of "mbpp" and "mmlu acc"}."""
+    main = study / "main"
+    (main / "base").mkdir(parents=True)
+    (study / "chosen.json").write_text('{"scores": {}, "chosen": "3e-4/2"}')
+    (main / "config.json").write_text('{"task": "mbpp", "ckpt": "a/tiny", "versions": "of %s"}' % study.name)
+    (main / "eval.json").write_text(json.dumps(dict.fromkeys(arms)))
+    (main / "speed.json").write_text('{"generate": {"tokens": 60, "seconds": 60}}')
+    (main / "candidates.jsonl").write_text("".join(json.dumps({
+        "id": str(i), "prompt": "p", "gold": "g", "gold_ids": [1], "gold_logprob": -1.0 - i, "paraphrase_logprob": -0.5,
+        "self": {"text": "s", "ids": [1], "logprob": -0.1, "finish": "stop", "correct": True},
+        "paraphrase": {"text": "s", "ids": [1], "finish": "stop"}}) + "\n" for i in range(items)))
+    for arm, right in {**arms, "ssr": 1}.items():
+        (main / arm).mkdir(exist_ok=True)
+        (main / arm / "eval.jsonl").write_text("".join(json.dumps({"id": str(i), "response": {"correct": i < right}}) + "\n" for i in range(items)))
+        (main / arm / "targets.jsonl").write_text('{"id": "0", "source": "self", "target": "t"}\n' if arm != "base" else "")
+        with open(main / "bench.jsonl", "a") as file:
+            file.writelines(json.dumps({"bench": "mmlu", "model": arm, "id": str(i), "scores": {"acc": int(i < right)}}) + "\n" for i in range(items))
+    return study
+
+
+def test_a_study_in_parts(tmp_path, monkeypatch):
+    """Arms that two machines finished give the figures of one that finished them all; an arm begun is in neither."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    first, second = {"base": 1, "sft": 2, "s3ft": 4}, {"base": 1, "sft.1": 3, "s3ft.1": 4, "sdft": 2}
+    results.collect("parts", part(tmp_path / "first", first))
+    assert "sdft" not in results.read_json(tmp_path / "parts.json")["items"]["mbpp"]
+    results.collect("parts", part(tmp_path / "second", second))
+    results.collect("whole", part(tmp_path / "third", first | second))
+    parts, whole = (results.read_json(tmp_path / f"{name}.json") for name in ("parts", "whole"))
+    assert sorted(parts["figures"]["rows"]) == sorted(whole["figures"]["rows"]) == ["base", "s3ft (2 seeds)", "sdft", "sft (2 seeds)"]
+    assert parts["figures"]["scores"] == whole["figures"]["scores"] and parts["claims"] == whole["claims"]
+    assert parts["figures"]["scores"]["s3ft (2 seeds)"]["mbpp"]["score"] == 1 and "ssr" not in parts["figures"]["scores"]
+    assert {c["a"] + c["b"]: c for c in parts["figures"]["comparisons"]} == {c["a"] + c["b"]: c for c in whole["figures"]["comparisons"]}
+    assert parts["figures"]["targets"].keys() == {"sft", "s3ft", "sdft"}
+    (tmp_path / "second/main/config.json").write_text('{"task": "mbpp", "ckpt": "a/tiny", "lr": 1}')
+    with pytest.raises(results.InputError, match="other settings .lr."):
+        results.collect("parts", tmp_path / "second")
+    with pytest.raises(results.InputError, match="items in the record"):
+        results.collect("whole", part(tmp_path / "fourth", first, items=5))
+
+
+@pytest.mark.parametrize("page", ["RESULTS.md", "README.md"])
+def test_the_pages_show_what_was_measured(page):
+    text = (ROOT / page).read_text()
+    assert "<!-- end -->" in text and results.refresh(text) == text
