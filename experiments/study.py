@@ -4,7 +4,7 @@
 
 1. validate-LR-EPOCHS: sft and s3ft under each of --settings, trained on three quarters of --validate-on training examples, tested on the
    others. The setting with the highest mean of the two scores is every arm's; the lighter one among equals. No test example is used.
-2. main: base, sft and s3ft with two seeds each, sdft and ssr, on --limit training examples; the task's test set, and 250 items each of four
+2. main: base, sft and s3ft with two seeds each, sdft and ssr, on --limit training examples; the task's test set, and 200 items each of four
    general benchmarks (MMLU with five examples).
 3. NAME, for each --further: main again, one seed, with these options of s3ft.py changed.
 
@@ -70,7 +70,7 @@ def study(args):
     print(f"study: {chosen} is chosen; scores: {scores}", file=sys.stderr, flush=True)
 
     lr, epochs = chosen.split("/")
-    options = ["--limit", args.limit, "--lr", lr, "--epochs", epochs, "--bench", "mmlu,truthfulqa,hellaswag,svamp", "--bench-limit", "250",
+    options = ["--limit", args.limit, "--lr", lr, "--epochs", epochs, "--bench", "mmlu,truthfulqa,hellaswag,svamp", "--bench-limit", "200",
                "--shots", "5"]  # of mmlu: without examples Qwen2.5-Coder-0.5B is at chance (NOTES.md)
     if not (args.out / "main/run.json").exists():
         step(args, "main", before, *options, "--method", "sft,s3ft", "--seeds", f"{args.seed},{args.seed + 1}")
