@@ -251,9 +251,10 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
             taken += come
             new = [Row(i, len(prompts[i]), random_numbers(seed, prompts[i], max_new_tokens) if temperature else [0.0] * max_new_tokens)
                    for i in come]
-            needed, capacity = max(r.length for r in live + new) + 1, cache.groups[0][1] if rows else 0
+            full = any(r.length >= cache.groups[i // cache.size][1] for i, r in enumerate(rows))
+            wide = rows and cache.groups[0][1] - 2 * BLOCK > max(r.length for r in live + new)
             idle = len(rows) - len(live) >= len(rows) / (2 if model.device.type == "cuda" else 8)  # a graph a size: fewer there
-            if new or idle or not capacity - 2 * BLOCK < needed <= capacity:
+            if new or idle or full or wide:
                 cache.resize([i for i, r in enumerate(rows) if not r.done], [r.length for r in live + new])
                 rows = live + new
             if new:

@@ -52,6 +52,16 @@ def test_many_rows_in_several_groups(pair, reference):
     assert [r.ids for r in responses] == [reference[i][0] for i in order]
 
 
+def test_a_long_row_that_ends_early_leaves_the_others_room(pair, monkeypatch):
+    model, tokenizer = pair                                                  # the last groups' rows are shorter, and so is their room
+    prompts = [[i] * 100 if i == 0 else [i] * 10 for i in range(40)]
+    first = sampler.generate(model, tokenizer, prompts[:1], 1)[0].ids
+    monkeypatch.setattr(tokenizer, "stop_ids", set(first))
+    responses = sampler.generate(model, tokenizer, prompts, CAP)
+    assert len(responses[0].ids) == 1 and any(len(r.ids) > 64 for r in responses[32:])
+    assert [r.ids for r in responses] == [sampler.generate(model, tokenizer, [p], CAP)[0].ids for p in prompts]
+
+
 def test_order_and_company_do_not_matter(pair, reference):
     chosen = random.Random(1).sample(range(len(PROMPTS)), 11)
     responses = sampler.generate(*pair, [PROMPTS[i] for i in chosen], CAP, slots=4)
