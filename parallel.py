@@ -96,20 +96,28 @@ def watch(store, signals):
         except Exception:  # the store is torchrun's: whatever its client raises, it cannot be reached
             print(f"s3ft.py: process {RANK}: torchrun, which started this job, is gone; the same command goes on", file=sys.stderr, flush=True)
             os._exit(1)
-        asked = since.get(signal.SIGTERM)                                    # by torchrun: another process has died
+        asked = since.get(signal.SIGTERM)                                    # by torchrun: another process has ended
         silent = [rank for rank, (_, then) in heard.items() if now - then > (3 if asked or SUSPICION[0] in since else SILENT)]
-        if silent or asked and now - asked > 6:
+        alone = silent or asked and now - asked > 6
+        if signal.SIGINT in since and (alone or now - since[signal.SIGINT] > 15):  # Ctrl-C, and the main thread waits for one that has left
+            os._exit(interrupted())
+        if alone:
             who = f"process {', '.join(map(str, silent))} of {SIZE} has died" if silent else "a process of the job has died (torchrun names it)"
             complain(f"{who}; the same command goes on from what is saved", by="")
             os._exit(1)
-        if now - since.get(signal.SIGINT, now) > 15:                         # Ctrl-C, and the main thread waits for one that has left
-            os._exit(130)
 
 
 def complain(words, by=f"process {RANK}: " * (RANK > 0)):
     """Say on stderr why the job ends, if no other process has said so; the others end without a word."""
     if not store or store.add("over", 1) == 1:
         print(f"s3ft.py: {by}{words}", file=sys.stderr, flush=True)
+
+
+def interrupted():
+    """Say that Ctrl-C ends the job, process 0 for all; the exit code."""
+    if RANK == 0:
+        print("\ns3ft.py: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+    return 130
 
 
 def barrier():

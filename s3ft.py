@@ -366,6 +366,7 @@ def interrupt_later():
         interrupted.append(True)
     before = signal.signal(signal.SIGINT, note)
     try:
+        parallel.barrier()                                                   # from here on all processes do so
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted else before)
@@ -805,5 +806,5 @@ if __name__ == "__main__":
     except OSError as error:  # a full disk, no rights, a sandbox that cannot start
         parallel.complain(f"{error}; when that is mended, the same command goes on" + f" in {ARGS.out}" * bool(ARGS.out))
     except KeyboardInterrupt:
-        code = say("\ns3ft.py: interrupted; the same command goes on from here") or 130
+        code = parallel.interrupted()
     parallel.finish(code)

@@ -4,8 +4,11 @@ A case is three letters: l or f (LoRA, all weights), d or s (data-parallel, shar
 perhaps a number: the training stops after so many steps, and leaves its state for a job of other processes.
 
 `tests/job.py FOLDER logits` loads each checkpoint in FOLDER in teams of two and saves its logits.
+
+`tests/job.py FOLDER early` waits for Ctrl-C before the last process has come to its training.
 """
 import sys
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
@@ -61,6 +64,13 @@ if __name__ == "__main__":
             assert members == 2
             if parallel.RANK == 0:
                 safetensors.torch.save_file({"logits": found}, path / "logits")
+    elif sys.argv[2] == "early":
+        parallel.start("cpu")
+        (Path(sys.argv[1]) / f"started {parallel.RANK}").touch()
+        if parallel.RANK == parallel.SIZE - 1:
+            time.sleep(60)
+        with s3ft.interrupt_later():
+            pass
     else:
         parallel.start("cpu")
         for name in sys.argv[3:]:

@@ -266,3 +266,13 @@ def test_ctrl_c_ends_the_job_and_loses_nothing(tmp_path, whole):
     last = run(2, ROOT / "s3ft.py", *args, "--out", tmp_path / "run")
     assert last.returncode == 0 and "training goes on after step" in last.stderr, last.stderr
     assert_equal_runs(tmp_path / "run", one)
+
+
+def test_ctrl_c_where_one_process_leaves_before_the_others_is_no_death(tmp_path):
+    process = subprocess.Popen(torchrun(2, ROOT / "tests/job.py", tmp_path, "early"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while len(list(tmp_path.iterdir())) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=90)[1].decode()
+    assert said.count("s3ft.py: interrupted; the same command goes on from here") == 1 and "has died" not in said, said
