@@ -174,6 +174,7 @@ def tables(name, found):
     for what in ("generate", "train"):
         spent = [step[what] for step in found["cost"].values() if what in step]
         seconds[what] = f"{sum(s['tokens'] for s in spent):,} tokens in {sum(s['seconds'] for s in spent) / 60:.0f} minutes"
+    peaks = [step["peak_gb"] for step in found["cost"].values() if "peak_gb" in step]
     validation = [["learning rate / epochs", "base", "sft", "s3ft", "mean"]] + [
         [setting + " (chosen)" * (setting == chosen["chosen"]), *(f"{100 * s[arm]:.1f}" for arm in ("base", "sft", "s3ft")),
          f"{50 * (s['sft'] + s['s3ft']):.1f}"] for setting, s in chosen["scores"].items()]
@@ -191,8 +192,8 @@ def tables(name, found):
              "Differences": markdown(report.comparison_table(figures, [figures["primary"][0], report.BENCHES])),
              "Targets": markdown(report.tables_of(figures)["Targets"]),
              "Candidates": markdown(report.candidate_table(figures)) + f"\n\n![log-probability per token](experiments/results/{name}.svg)",
-             "The choice of the setting": markdown(validation),
-             "Cost": f"Generation: {seconds['generate']}; training: {seconds['train']}; peak memory {max((c['peak_gb'] for c in found['cost'].values() if 'peak_gb' in c), default='–')} GB."}
+             "The choice of the setting": markdown(validation) if chosen["scores"] else f"Given: {chosen['chosen']}.",
+             "Cost": f"Generation: {seconds['generate']}; training: {seconds['train']}" + (f"; peak memory {max(peaks)} GB." if peaks else ".")}
     return "\n\n".join(f"**{heading}**\n\n{part}" if heading else part for heading, part in parts.items())
 
 
