@@ -109,10 +109,10 @@ def test_rows_are_shared_out_by_tokens():
 # ----------------------------------------------------------------------------------------------------------------- work and files
 
 def test_pieces_cover_all_items_once_whoever_is_slow(monkeypatch):
-    """Two processes, here threads, with clients of one store: the slow one gets fewer."""
+    """Two processes, here threads, with clients of one store: while one is busy with its first piece, the other gets the rest."""
     monkeypatch.setattr(parallel, "SIZE", 2)
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    taken, ready = ([], []), []
+    taken, ready, both, rest = ([], []), [], threading.Barrier(2), threading.Event()
     for rank in (0, 1):
         monkeypatch.setattr(parallel, "calls", iter([5]))                    # the same tally in both
         monkeypatch.setattr(parallel, "store", server.clone())
@@ -121,13 +121,16 @@ def test_pieces_cover_all_items_once_whoever_is_slow(monkeypatch):
     def work(rank):
         for part in ready[rank]:
             taken[rank].append(part)
-            time.sleep(0.1 * rank)
+            if len(taken[rank]) == 1:
+                both.wait(60)
+                assert rank == 0 or rest.wait(60)
+        rest.set()
     threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(taken[0] + taken[1]) == [list(range(a, min(a + 2, 23))) for a in range(0, 23, 2)] and len(taken[0]) > len(taken[1]) > 0
+    assert sorted(taken[0] + taken[1]) == [list(range(a, min(a + 2, 23))) for a in range(0, 23, 2)] and len(taken[1]) == 1
 
 
 def test_journals_of_several_processes_become_one(tmp_path, monkeypatch):
