@@ -59,7 +59,7 @@ def test_a_long_row_that_ends_early_leaves_the_others_room(pair, monkeypatch):
     monkeypatch.setattr(tokenizer, "stop_ids", set(first))
     responses = sampler.generate(model, tokenizer, prompts, CAP)
     assert len(responses[0].ids) == 1 and any(len(r.ids) > 64 for r in responses[32:])
-    assert [r.ids for r in responses] == [sampler.generate(model, tokenizer, [p], CAP)[0].ids for p in prompts]
+    assert [r.ids for r in responses[32:]] == [sampler.generate(model, tokenizer, [p], CAP)[0].ids for p in prompts[32:]]
 
 
 def test_order_and_company_do_not_matter(pair, reference):
