@@ -106,6 +106,7 @@ def recall(run, record):
         method = row.partition(" (")[0]
         arms = {arm for table in run["items"].values() for arm in table if re.fullmatch(rf"{re.escape(method)}(\.[0-9]+)?", arm)}
         run["seeds"][method] = sorted(arms)
+    run["seeds"] = {m: run["seeds"][m] for m in (*report.METHODS, *run["seeds"]) if m in run["seeds"]}   # the methods' own order
 
 
 def collect(name, study):
