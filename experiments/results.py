@@ -135,8 +135,9 @@ def collect(name, study):
     cost = record["cost"] if record else {}
     for step in steps:                                                       # a part of the study is known by when its base was scored
         done = read_json(step / "run.json") if (step / "run.json").exists() else {}
-        cost[f"{step.name}, {time.strftime('%F', time.gmtime((step / 'base/eval.jsonl').stat().st_mtime))}"] = {
-            **read_json(step / "speed.json"), "train": trained(step), **({"peak_gb": done["peak_gb"]} if done else {})}
+        part = f"{step.name}, {time.strftime('%F', time.gmtime((step / 'base/eval.jsonl').stat().st_mtime))}"
+        peaks = [found["peak_gb"] for found in (cost.get(part, {}), done) if "peak_gb" in found]
+        cost[part] = {**read_json(step / "speed.json"), "train": trained(step), **({"peak_gb": max(peaks)} if peaks else {})}
     chosen = read_json(study / "chosen.json")
     chosen = record["chosen"] if record and not chosen["scores"] else chosen
     found = {"settings": settings, "chosen": chosen, "claims": judged, "cost": cost, "figures": figures, "items": items, "logprobs": logprobs}
