@@ -253,8 +253,8 @@ def tokens(text):
 
 
 def stem(word):
-    """One form, more or less, for the forms of a verb or a noun: "wrote" and "written", "produce" and "producing"."""
-    return re.sub(r"(..)(?:ing|ies|ied|ed|es|s|e|y)$", r"\1", FORMS.get(word, word))
+    """One form, more or less, for the forms of a verb or a noun: "wrote" and "written", "play" and "plays"."""
+    return re.sub(r"(..)(?:ing|ies|ied|ed|es|s|e|(?<![aeou])y)$", r"\1", FORMS.get(word, word))
 
 
 def without(words, leading):
@@ -306,14 +306,15 @@ def fault(before, answer, after, question):
     """What speaks against a response that consists of the words before, in and after an answer; "" if nothing does."""
     before = without(before[::-1], ARTICLES)[::-1]
     last, words = before[-1] if before else "", [*before, "", *after]  # "": the answer
-    stray, asked = foreign(words, question, GRAMMAR), set(question)
+    stray, asked, end = foreign(words, question, GRAMMAR), set(question), without(question[::-1], ARTICLES)[:1]
     amount = last == "of" and answer[0][0] in "$€£0123456789"  # "a population of 500"
     faults = [
         (stray, f"more than the answer: {stray[:60]!a}"),
-        (last in AIMING and [last] != question[-1:] and "made" not in before and not amount, f"before the answer: {last!a}"),
+        (last in AIMING and [last] != end and "made" not in before and not amount, f"before the answer: {last!a}"),
         (after[:1] in (["a"], ["'s"]), f"after the answer: {''.join(after[:1])!a}"),
         ("by" in words and "by" not in asked and (last == "by") == bool(DO & set(question[1:])), "who did it to whom"),
-        (not (BE | DO) & asked and last not in BE | {"by"} and set(before) - GRAMMAR, "the order of the words"),  # "Carla beat Dana"
+        (not (BE | DO) & asked and last not in BE | {"by"} and set(before) - GRAMMAR and (ASKING & asked or [last] != end),
+         "the order of the words"),                                          # "Carla beat Dana"; not for a question that its answer completes
         (NEGATIONS & asked and not NEGATIONS & set(words) and set(words) - GRAMMAR, "a dropped negation")]
     return next((reason for wrong, reason in faults if wrong), "")
 
