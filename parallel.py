@@ -62,14 +62,12 @@ def bereaved(*error):
 def finish(code=0):
     """Leave the job and end this process; with code 0 once all processes are here."""
     if SIZE > 1 and watcher:
-        import torch.distributed as dist
         sys.stdout.flush()
-        if code:
-            os._exit(code)                                                   # other threads may wait in a collective for ever
-        barrier()
-        watcher[1].send(DONE)
-        watcher[0].join()
-        dist.destroy_process_group()
+        if not code:
+            barrier()
+            watcher[1].send(DONE)
+            watcher[0].join()
+        os._exit(code)  # at once: other threads may wait in a collective for ever, and torch's, taken down one by one, can abort a job that is done
     sys.exit(code)
 
 
