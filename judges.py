@@ -306,7 +306,8 @@ def fault(before, answer, after, question):
     """What speaks against a response that consists of the words before, in and after an answer; "" if nothing does."""
     before = without(before[::-1], ARTICLES)[::-1]
     last, words = before[-1] if before else "", [*before, "", *after]  # "": the answer
-    stray, asked, end = foreign(words, question, GRAMMAR), set(question), without(question[::-1], ARTICLES)[:1]
+    stray, asked = foreign(words, question, GRAMMAR), set(question)
+    end = without(question[::-1], ARTICLES)[:1]                             # of "tea comes from the ?": ["from"]
     amount = last == "of" and answer[0][0] in "$€£0123456789"  # "a population of 500"
     faults = [
         (stray, f"more than the answer: {stray[:60]!a}"),

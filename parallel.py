@@ -67,7 +67,7 @@ def finish(code=0):
             barrier()
             watcher[1].send(DONE)
             watcher[0].join()
-        os._exit(code)  # at once: other threads may wait in a collective for ever, and torch's, taken down one by one, can abort a job that is done
+        os._exit(code)  # other threads may wait in a collective for ever, and torch, taken down, has aborted a process that was done (NOTES.md)
     sys.exit(code)
 
 

@@ -100,6 +100,10 @@ def test_a_study_in_parts(tmp_path, monkeypatch):
     assert parts["figures"]["scores"]["s3ft (2 seeds)"]["mbpp"]["score"] == 1 and "ssr" not in parts["figures"]["scores"]
     assert {c["a"] + c["b"]: c for c in parts["figures"]["comparisons"]} == {c["a"] + c["b"]: c for c in whole["figures"]["comparisons"]}
     assert parts["figures"]["targets"].keys() == {"sft", "s3ft", "sdft"}
+    for peak in (9.0, 3.0):                                                  # of two runs of one part: the larger counts
+        (tmp_path / "second/main/run.json").write_text(json.dumps({"peak_gb": peak}))
+        results.collect("parts", tmp_path / "second")
+    assert [step["peak_gb"] for step in results.read_json(tmp_path / "parts.json")["cost"].values()] == [9.0]
     (tmp_path / "second/main/config.json").write_text('{"task": "mbpp", "ckpt": "a/tiny", "lr": 1}')
     with pytest.raises(results.InputError, match="other settings .lr."):
         results.collect("parts", tmp_path / "second")
