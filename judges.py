@@ -309,9 +309,12 @@ def fault(before, answer, after, question):
     stray, asked = foreign(words, question, GRAMMAR), set(question)
     end = without(question[::-1], ARTICLES)[:1]                             # of "tea comes from the ?": ["from"]
     amount = last == "of" and answer[0][0] in "$€£0123456789"  # "a population of 500"
+    name = re.escape(" ".join(answer))                                      # "the plough" of "…, the plough or the wheel ?", which offers two
+    offer = re.search(rf"(\S+) or {name}(?!\S)|(?<!\S){name} or (\S+)", " ".join(word for word in question if word not in ARTICLES))
     faults = [
         (stray, f"more than the answer: {stray[:60]!a}"),
         (last in AIMING and [last] != end and "made" not in before and not amount, f"before the answer: {last!a}"),
+        (offer and {offer[1], offer[2]} & set(words), "the other of the two that were asked about"),
         (after[:1] in (["a"], ["'s"]), f"after the answer: {''.join(after[:1])!a}"),
         ("by" in words and "by" not in asked and (last == "by") == bool(DO & set(question[1:])), "who did it to whom"),
         (not (BE | DO) & asked and last not in BE | {"by"} and set(before) - GRAMMAR and (ASKING & asked or [last] != end),
