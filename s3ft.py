@@ -178,17 +178,17 @@ def verdicts(judge, pairs, progress):
         pool.shutdown(cancel_futures=True)
 
 
-def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, **sampling):
+def ask(base, tokenizer, journal, kind, prompts, examples, judge, args, longest=None, **sampling):
     """Generate for `prompts` {id: token ids} whatever `journal` lacks under `kind`, then judge whatever is not judged.
 
-    Greedily, unless `sampling` holds a temperature and a seed.
+    At most `longest` tokens each (default: --max-new-tokens); greedily, unless `sampling` holds a temperature and a seed.
     """
     label, todo = f"{journal.path.parent.name}: {kind}", [i for i in prompts if kind not in journal.rows.get(i, {})]
     if len(todo) < len(prompts):
         say(f"{kind}: {len(prompts) - len(todo)} of {len(prompts)} responses are there already")
     if todo:
         start = time.perf_counter()
-        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], args.max_new_tokens, slots=args.slots, share=True,
+        responses = sampler.generate(base, tokenizer, [prompts[i] for i in todo], longest or args.max_new_tokens, slots=args.slots, share=True,
                                      on_done=lambda n, response: journal.add(todo[n], **{kind: response._asdict()}), progress=label, **sampling)
         add_speed(args.out, "generate", sum(len(r.ids) for r in responses if r) / parallel.TEAM, start)
         journal.exchange()
@@ -528,13 +528,13 @@ def fine_tune(targets, arm, args, seed):
 
 # ------------------------------------------------------------------------------------------------------------------ evaluation
 
-def respond(loaded, file, examples, judge, args, shots=()):
-    """{id: response} of the model that `loaded()` gives, asked and judged where the journal `file` lacks it."""
+def respond(loaded, file, examples, judge, args, shots=(), longest=None):
+    """{id: response} of the model that `loaded()` gives, asked and judged where the journal `file` lacks it; `longest` as in `ask`."""
     journal = Journal(file)
     if any("correct" not in journal.rows.get(e.id, {}).get("response", {}) for e in examples):
         model, tokenizer = loaded()
         prompts = {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples}
-        ask(model, tokenizer, journal, "response", prompts, {e.id: e for e in examples}, judge, args)
+        ask(model, tokenizer, journal, "response", prompts, {e.id: e for e in examples}, judge, args, longest)
         journal.compact([e.id for e in examples])
     return {e.id: journal.rows[e.id]["response"] for e in examples}
 
@@ -567,7 +567,7 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
     for name, of in items.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
         if name == "svamp" and todo:
-            found = respond(loaded, args.out / arm / "svamp.jsonl", todo, judges.numeric, args)
+            found = respond(loaded, args.out / arm / "svamp.jsonl", todo, judges.numeric, args, longest=TASKS["gsm8k"][1])  # whatever the task's is
             for e in todo[parallel.RANK::parallel.SIZE]:
                 journal.add(e.id, model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
                             response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})

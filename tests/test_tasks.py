@@ -293,6 +293,8 @@ def test_arms_by_seed_benchmarks_and_report(tmp_path):
     again, said = run(tmp_path, *args, "--bench", "mmlu,truthfulqa,hellaswag,svamp")
     assert said.count("is trained already") == 4 and rows(tmp_path / "run/bench.jsonl")[:75] == table
     assert all(again["scores"][arm] == {**figures["scores"][arm], "svamp acc": again["scores"][arm]["svamp acc"]} for arm in arms)
+    lengths = {len(row["response"]["ids"]) for row in rows(tmp_path / "run/base/svamp.jsonl")}
+    assert max(lengths) > 12, lengths                                        # the task's --max-new-tokens is not SVAMP's
     (tmp_path / "run/report.html").unlink()
     done = s3ft_command("--report", tmp_path / "run")
     assert done.returncode == 0 and "s3ft (2 seeds)" in done.stderr and (tmp_path / "run/report.html").exists(), done.stderr
