@@ -529,12 +529,14 @@ def fine_tune(targets, arm, args, seed):
 # ------------------------------------------------------------------------------------------------------------------ evaluation
 
 def respond(loaded, file, examples, judge, args, shots=(), longest=None):
-    """{id: response} of the model that `loaded()` gives, asked and judged where the journal `file` lacks it; `longest` as in `ask`."""
+    """{id: response} of the model that `loaded()` gives, asked and judged where the journal `file` lacks it; `longest` as in `ask`,
+    less where the context has no room for it."""
     journal = Journal(file)
     if any("correct" not in journal.rows.get(e.id, {}).get("response", {}) for e in examples):
         model, tokenizer = loaded()
         prompts = {e.id: tokenizer.prompt_ids(e.prompt, shots) for e in examples}
-        ask(model, tokenizer, journal, "response", prompts, {e.id: e for e in examples}, judge, args, longest)
+        room = model.config.context - max(map(len, prompts.values()))
+        ask(model, tokenizer, journal, "response", prompts, {e.id: e for e in examples}, judge, args, min(longest or args.max_new_tokens, room))
         journal.compact([e.id for e in examples])
     return {e.id: journal.rows[e.id]["response"] for e in examples}
 
@@ -567,7 +569,7 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
     for name, of in items.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
         if name == "svamp" and todo:
-            found = respond(loaded, args.out / arm / "svamp.jsonl", todo, judges.numeric, args, longest=TASKS["gsm8k"][1])  # whatever the task's is
+            found = respond(loaded, args.out / arm / "svamp.jsonl", todo, judges.numeric, args, longest=TASKS["gsm8k"][1])  # not the task's
             for e in todo[parallel.RANK::parallel.SIZE]:
                 journal.add(e.id, model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
                             response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})

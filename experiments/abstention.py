@@ -19,11 +19,13 @@ import model as llama  # noqa: E402
 import sampler  # noqa: E402
 import torch  # noqa: E402
 from data import nq  # noqa: E402
-from files import Journal, read_json  # noqa: E402
+from files import InputError, Journal, read_json  # noqa: E402
 
 
 def probabilities(arm, run, examples):
-    """{id: (p of "unanswerable" as the whole response, whether the response abstains)} of the test questions that the arm has answered."""
+    """{id: (p of "unanswerable" as the whole response, whether the response abstains)} of the questions that the arm was tested on."""
+    if not (run / arm / "eval.jsonl").exists():
+        raise InputError(f"{run / arm}: no answers to the test questions are there; name a run of nq and one of its arms")
     config, responses = read_json(run / "config.json"), Journal(run / arm / "eval.jsonl").rows
     model, tokenizer = llama.load(config["ckpt"] if arm == "base" else run / arm / "model", getattr(torch, config["dtype"].removeprefix("torch.")))
     asked = [examples[i] for i in responses]
@@ -34,12 +36,12 @@ def probabilities(arm, run, examples):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("run", type=Path)
-    p.add_argument("arms", nargs="+", metavar="ARM")
-    p.add_argument("--data", default=ROOT / "data/nq", type=Path)
-    args = p.parse_args()
-    examples = {e.id: e for e in nq.load(args.data, "test")}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("arms", nargs="+", metavar="ARM")
+    parser.add_argument("--data", default=ROOT / "data/nq", type=Path)
+    args = parser.parse_args()
+    examples = {e.id: e for split in ("train", "test") for e in nq.load(args.data, split)}  # with --validate a run is tested on training questions
     for arm in args.arms:
         found = probabilities(arm, args.run, examples)
         parts = {kind: [pair for i, pair in found.items() if i.startswith(kind)] for kind in ("answerable", "unanswerable")}
@@ -52,4 +54,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"abstention.py: {error}", file=sys.stderr)
+        sys.exit(2)

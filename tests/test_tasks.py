@@ -300,6 +300,13 @@ def test_arms_by_seed_benchmarks_and_report(tmp_path):
     assert done.returncode == 0 and "s3ft (2 seeds)" in done.stderr and (tmp_path / "run/report.html").exists(), done.stderr
 
 
+def test_svamp_in_a_small_context(tmp_path):
+    """A prompt and SVAMP's 400 tokens do not fit: responses are cut sooner, the run does not end."""
+    figures, _ = run(tmp_path, "--task", "gsm8k", "--data", ROOT / "data/sample/gsm8k", "--eval-only", "--bench", "svamp", "--bench-data",
+                     benchmarks(tmp_path / "bench"), context=600)
+    assert figures["scores"]["base"]["svamp acc"]["n"] == 8
+
+
 def test_a_missing_benchmark_is_named_before_anything_runs(tmp_path):
     done = s3ft_command("--task", "gsm8k", "--ckpt", tiny.checkpoint(tmp_path / "ckpt"), "--out", tmp_path / "run", "--bench", "mmlu",
                         "--bench-data", tmp_path / "nowhere")
