@@ -197,15 +197,61 @@ def numeric(response, example):
     return Verdict(True, "right") if values[0] == gold else Verdict(False, f"wrong number: {values[0]} is not {gold}")
 
 
+PIECE = re.compile(rf"(?P<number>{NUMBER})|(?P<operator>\\(?:times|cdot|div)|[-+*×÷]|/(?! ?[A-Za-z]{{2}})|\bx\b|(?<=[0-9])x(?=[0-9]))"
+                   r"|(?P<unit>/? ?[A-Za-zÀ-ÿ²]{2,}(?:['./-]?[A-Za-zÀ-ÿ²])*)|(?P<else>[^ $])")
+RESULT = re.compile(rf"[ $]*(-?)[ $]*({NUMBER})(?!\.?[0-9]| ?[-+*/×÷^(:%\\]| ?x ?[$0-9]| ?[A-Za-z]\b)")
+NO_TERM = re.compile("of|by|times|twice|half|than|plus|minus|and", re.I)
+
+
+def computed(left):
+    """The value of the sum or product of numbers, with or without units, in which a text ends; None where it ends in something else."""
+    pieces = list(PIECE.finditer(left[-200:]))
+    found = re.search(r"(?<![no])nu*(?:onu*)+$", "".join(piece.lastgroup[0] for piece in pieces))  # 1 1/2 and x + 2 are not read
+    if not found or found.start() and (NO_TERM.fullmatch(before := pieces[found.start() - 1][0].strip()) or re.fullmatch(r"[^\w:,([{]", before)):
+        return None
+    operator, total, term = "+", Fraction(0), Fraction(0)
+    for piece in pieces[found.start():]:
+        if piece.lastgroup == "operator":
+            operator = piece[0]
+        elif piece.lastgroup == "number":
+            number = Fraction(piece[0].replace(",", ""))
+            if operator in "+-":
+                total, term = total + term, -number if operator == "-" else number
+            elif operator in ("/", "÷", "\\div"):
+                if not number:
+                    return None
+                term /= number
+            else:
+                term *= number
+    return total + term
+
+
+def false_equations(text):
+    """How many equations do not hold, of those with one operation or more before the sign and one number after it: by more than half a
+    unit of its last place, and a hundredth where something is divided. Algebra, percentages, brackets and mixed numbers are not read."""
+    faults = 0
+    for line in plain(text[:LONGEST]).split("\n"):
+        sides = line.split("=")
+        for left, right in zip(sides, sides[1:]):
+            if (result := RESULT.match(right[:DIGITS])) and (value := computed(left)) is not None:
+                sign, number = result[1], result[2].replace(",", "")
+                gap = abs(value - Fraction(sign + number))
+                rounded = abs(value) / 100 if re.search(r"[/÷]|\\div", left) else 0
+                faults += gap > max(rounded, Fraction(1, 2 * 10 ** len(number.partition(".")[2])))
+    return faults
+
+
 def substance(response, gold):
-    """How much of a gold solution a paraphrase keeps, calculator marks left out. length: words for each word of the gold. numbers: the
+    """What a paraphrase keeps of a gold solution, and adds, calculator marks left out. length: words for each word of the gold. numbers: the
     share of its distinct numbers that stand in the response, signs and grouping aside; 1.0 where it has none. copy: equal but for
-    case, punctuation and white space."""
+    case, punctuation and white space. reference: it speaks of the reference, which stands in the request alone. false equations: their number."""
     texts = [MARKS.sub("", text[:LONGEST]).translate(CHARACTERS) for text in (response, gold)]
     ours, golds = ({Fraction(n.replace(",", "")) for n in re.findall(NUMBER, text) if len(n) <= DIGITS} for text in texts)
     words, gold_words = (re.findall(r"\w+", text.casefold()) for text in texts)
+    spoken, known = (bool(re.search(r"\breference (?:solution|response|answer)", text, re.I)) for text in texts)
     return {"length": len(texts[0].split()) / max(1, len(texts[1].split())),
-            "numbers": len(golds & ours) / len(golds) if golds else 1.0, "copy": words == gold_words}
+            "numbers": len(golds & ours) / len(golds) if golds else 1.0, "copy": words == gold_words,
+            "reference": spoken and not known, "false equations": false_equations(response)}
 
 
 def exact(response, example):

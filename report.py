@@ -314,7 +314,7 @@ def examples(run):
             table = [["", ""], ["prompt", "\n" + run["prompts"][i]]]
             for name, c in run["candidates"][i].items():
                 facts = ["THE TARGET"] * (c["text"] == targets[i][1]) + [f"{f}: {c[f]}" for f in ("reason", *MEASURED) if f in c]
-                facts += [f"{name} of gold: {share:.2f}" for name, share in c.get("substance", {}).items()]
+                facts += [f"{name}: {value:.3g}" for name, value in c.get("substance", {}).items()]
                 table.append([name, f"{', '.join(facts)}\n{c['text'][:5000]}"])
             yield f"<details><summary>{html.escape(str(i))}: {method} learns {kind}</summary>{html_table(table, 'words')}</details>"
 

@@ -255,7 +255,8 @@ def refusal(response, args):
     """Why a response cannot be a target; None where it can: it is finished, judged right and, if a paraphrase, has the substance of gold.
 
     A word-for-word copy counts as gold, which it is. The numeric judge sees the final answer alone, and a paraphrase was shown
-    it: one that drops the reasoning would pass. So it has to keep at least half of gold's numbers and half of its length.
+    it: one that drops the reasoning would pass, or that has it wrong. So it has to keep at least half of gold's numbers and half of its
+    length, and its equations have to hold.
     """
     s = response.get("substance") if args.substance == "on" else None
     if response["finish"] != "stop":
@@ -264,8 +265,12 @@ def refusal(response, args):
         return "judged wrong"
     if s and s["copy"]:
         return "a copy of gold"
+    if s and s.get("reference"):  # runs that began before these two were measured go on without
+        return "right, but speaks of the reference"
     if s and args.rule == "numeric" and min(s["numbers"], s["length"]) < 0.5:
         return "right, without the substance of gold"
+    if s and args.rule == "numeric" and s.get("false equations"):
+        return "right, with a false equation"
 
 
 def candidate(row, source, args):

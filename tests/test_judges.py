@@ -2,9 +2,11 @@
 
 A label says what a careful human would do with the response; the notes group the rows by what they attack.
 """
+import collections
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -161,12 +163,19 @@ def test_every_gold_solution_of_gsm8k(source, name):
     if source == "published":
         assert len(solutions) == {"train.jsonl": 7473, "test.jsonl": 1319}[name]
     assert None not in values
+    equations, false = collections.Counter(), 0
     for i, (solution, answer) in enumerate(zip(solutions, answers)):
         other = next(j % len(values) for j in range(i + 1, i + len(values)) if values[j % len(values)] != values[i])
         bare = judges.MARKS.sub("", solution)
         assert "<<" not in bare and judge(bare, answer) == judge(solution, answer) == (True, "right"), (i, solution)
         assert judge(bare, answers[other]).reason.startswith("wrong number"), (i, solution)
-        assert judges.substance(bare, solution) == {"length": 1.0, "numbers": 1.0, "copy": True} or "<< " in solution, solution
+        kept = judges.substance(bare, solution)
+        assert (kept["length"], kept["numbers"], kept["copy"]) == (1, 1, True) or "<< " in solution, solution
+        for left, right in re.findall(r"<<([^=<>]+)=([0-9.]+)>>", solution):  # the published authors' own calculator
+            equations[judges.false_equations(f"{left} = {right}"), judges.false_equations(f"{left} = {float(right) * 1.3 + 2:.0f}")] += 1
+        false += judges.false_equations(solution) > 0
+    assert equations.keys() <= {(0, 0), (0, 1)} and equations[0, 1] > 0.97 * equations.total()
+    assert false < 0.01 * len(solutions)  # 58 of 7,473: gold's own mistakes, 2 / 1/5, dollars and cents
 
 
 @pytest.mark.parametrize("response, gold, expected", [
@@ -175,7 +184,32 @@ def test_every_gold_solution_of_gsm8k(source, name):
     ("It is 480 and 0.48.", "48", (5, 0, False)), ("1 then 2", "2 and 4, then 2", (3 / 5, 0.5, False)),
     ("5", "-5", (1, 1, True)), ("35", "3.5", (1, 0, False)), ("7" * 50_000, "7" * 50_000, (1, 1, True))])
 def test_substance(response, gold, expected):
-    assert tuple(judges.substance(response, gold).values()) == pytest.approx(expected)
+    found = judges.substance(response, gold)
+    assert (found["length"], found["numbers"], found["copy"]) == pytest.approx(expected)
+
+
+def test_substance_finds_a_paraphrase_that_speaks_of_the_request():
+    assert judges.substance("The reference solution says 4.", "2 + 2 = 4")["reference"]
+    assert not judges.substance("They refer to 4 reference books.", "2 + 2 = 4")["reference"]
+    assert not judges.substance("The reference answer is 4.", "Her reference answer was 4.")["reference"]
+
+
+@pytest.mark.parametrize("text", [
+    "68 - 90 = 22", "14+24=39 children", "\\[ 5 \\text{ packs} \\times 4 \\text{ pounds per pack} = 200 \\text{ pounds} \\]", "She pays $1,200 x 2 = $240.",
+    "\\(\\frac{4 \\text{ servings/plant}}{2} \\times 9 \\text{ plants} = 12 \\text{ servings}\\)", "2 + 3 * 4 = 20", "60 / 4 * 2 = 7.5", "10 - 4 - 3 = 9",
+    "Total: 20 + 14 + 20 = 48", "It takes 25 minutes/week + 60 minutes/week + 30 minutes/week = 130 minutes/week", "3 × 5 = 15, 15 ÷ 2 = 8.5",
+    "6 * 7 = 42\n42 - 2 = 41", "10 / 3 = 3.4", "So 8x3 = 25", "$14 + $14 + $6 = $36.", "2555 + 1095 = 3660",
+    "7" * 9_000 + " + 1 = 2", "1 + 1 = 2" + "0" * 9_000 + " - 3"])
+def test_false_equations_are_seen(text):
+    assert judges.false_equations(text) == 1
+
+
+@pytest.mark.parametrize("text", [
+    "10 / 3 = 3.33, 10 / 3 = 3", "100 / 3 = 33", "S + 30 + 46 = 100", "2 * (3 + 4) = 14", "8 x 1 1/2 = 12", "20% of 50 + 5 = 15", "half of 20 + 5 = 15", "50/200 = 25%",
+    "2 * 3 = 3 * 2 = 6", "x = 2 + 3", "1 + 1 = 2x", "2 * 2S = 4S", "10 - 3 = 7 - 2", "1,000 + 250 = 1,250", "10 - 2 * 3 = 4", "5 / 0 = 5", "a == b", "=", "= 5", "2 + 2 =",
+    "y = 3 - 5 = -2", "0.25 \\times 120 = 0.5 \\times 60 = 30", "<<2+2=4>>", "1 + 1 = 2:30"])
+def test_equations_that_hold_or_cannot_be_read_are_left_alone(text):
+    assert judges.false_equations(text) == 0
 
 
 # -- Command line ------------------------------------------------------------------------------------------------------------

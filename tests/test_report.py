@@ -225,7 +225,7 @@ def test_examples_say_what_each_candidate_was_and_which_is_the_target(tmp_path):
     taken = [(i, kind, re.findall("<th>([a-z0-9 ]+)</th><td>THE TARGET, ", rows)) for i, kind, rows in examples]
     assert taken[1:4] == [("1", "self", ["self"]), ("2", "self", ["sample 2"]), ("3", "paraphrase", ["paraphrase"])]
     assert len(taken) == 9 and taken[8] == ("8", "gold", ["gold"])
-    assert ("<td>reason: wrong number: 1 is not 2, log-probability per token: -0.4, tokens: 4, length of gold: 1.20\n"
+    assert ("<td>reason: wrong number: 1 is not 2, log-probability per token: -0.4, tokens: 4, length: 1.2\n"
             "paraphrase 7 Question</td>") in examples[7][2]
 
 

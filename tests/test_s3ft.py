@@ -20,7 +20,7 @@ from data import Example
 from files import InputError, Journal
 
 ROOT = Path(__file__).resolve().parents[1]
-GOOD = {"numbers": 1.0, "length": 1.0, "copy": False}
+GOOD = {"numbers": 1.0, "length": 1.0, "copy": False, "reference": False, "false equations": 0}
 
 
 def options(**changes):
@@ -64,13 +64,13 @@ def test_unfinished_is_never_a_target_whatever_the_judge_says():
         assert all(t["source"] == "gold" for t in s3ft.targets_of([row(*cut)], method, options(substance="off")))
 
 
-@pytest.mark.parametrize("change", [{"numbers": 0.4}, {"length": 0.4}, {"copy": True}])
+@pytest.mark.parametrize("change", [{"numbers": 0.4}, {"length": 0.4}, {"copy": True}, {"reference": True}, {"false equations": 1}])
 def test_a_paraphrase_without_substance_falls_back_to_gold(change):
     rows = [row(WRONG, candidate("p", substance=GOOD | change))]
     assert s3ft.targets_of(rows, "s3ft", options())[0]["source"] == "gold"
     assert s3ft.targets_of(rows, "s3ft", options(substance="off"))[0]["source"] == "paraphrase"
     source = s3ft.targets_of(rows, "s3ft", options(rule="code"))[0]["source"]  # tests see the whole program
-    assert source == ("gold" if change.get("copy") else "paraphrase")
+    assert source == ("gold" if change.keys() & {"copy", "reference"} else "paraphrase")
 
 
 EXAMPLES = [Example(str(n), f"prompt {n}", f"{n}+1 = {n + 1}\n#### {n + 1}", {"answer": str(n + 1)}) for n in range(6)]
