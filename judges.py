@@ -197,17 +197,21 @@ def numeric(response, example):
     return Verdict(True, "right") if values[0] == gold else Verdict(False, f"wrong number: {values[0]} is not {gold}")
 
 
+# -- Numeric: the working, as far as it is equations of plain numbers -------------------------------------------------------
+# The pieces of a left side; what may be a right side; words before a number that make it part of something larger: "20% of 50 + 5".
 PIECE = re.compile(rf"(?P<number>{NUMBER})|(?P<operator>\\(?:times|cdot|div)|[-+*×÷]|/(?! ?[A-Za-z]{{2}})|\bx\b|(?<=[0-9])x(?=[0-9]))"
                    r"|(?P<unit>/? ?[A-Za-zÀ-ÿ²]{2,}(?:['./-]?[A-Za-zÀ-ÿ²])*)|(?P<else>[^ $])")
 RESULT = re.compile(rf"[ $]*(-?)[ $]*({NUMBER})(?!\.?[0-9]| ?[-+*/×÷^(:%\\]| ?x ?[$0-9]| ?[A-Za-z]\b)")
-NO_TERM = re.compile("of|by|times|twice|half|than|plus|minus|and", re.I)
+TIED = re.compile("of|by|times|twice|half|than|plus|minus|and", re.I)
 
 
 def computed(left):
-    """The value of the sum or product of numbers, with or without units, in which a text ends; None where it ends in something else."""
+    """The value, a Fraction, of the sums and products of numbers, with or without units, in which a text ends; None where it ends otherwise."""
     pieces = list(PIECE.finditer(left[-200:]))
-    found = re.search(r"(?<![no])nu*(?:onu*)+$", "".join(piece.lastgroup[0] for piece in pieces))  # 1 1/2 and x + 2 are not read
-    if not found or found.start() and (NO_TERM.fullmatch(before := pieces[found.start() - 1][0].strip()) or re.fullmatch(r"[^\w:,([{]", before)):
+    kinds = "".join(piece.lastgroup[0] for piece in pieces)                  # n(umber), o(perator), u(nit), e(lse)
+    found = re.search(r"(?<![no])nu*(?:onu*)+$", kinds)                      # not 1 1/2 * 60, not x + 2 + 3
+    before = pieces[found.start() - 1][0].strip() if found and found.start() else ":"
+    if not found or TIED.fullmatch(before) or re.fullmatch(r"[^\w:,([{]", before):
         return None
     operator, total, term = "+", Fraction(0), Fraction(0)
     for piece in pieces[found.start():]:

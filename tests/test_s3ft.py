@@ -73,6 +73,11 @@ def test_a_paraphrase_without_substance_falls_back_to_gold(change):
     assert source == ("gold" if change.keys() & {"copy", "reference"} else "paraphrase")
 
 
+def test_a_run_begun_before_equations_were_read_goes_on():
+    rows = [row(WRONG, candidate("p", substance={"numbers": 1.0, "length": 1.0, "copy": False}))]
+    assert s3ft.targets_of(rows, "s3ft", options())[0]["source"] == "paraphrase"
+
+
 EXAMPLES = [Example(str(n), f"prompt {n}", f"{n}+1 = {n + 1}\n#### {n + 1}", {"answer": str(n + 1)}) for n in range(6)]
 
 
