@@ -4,7 +4,7 @@ A judge is a function (response, example) -> Verdict. They lean to "wrong": a fa
 costs one paraphrase. Nothing that a model wrote is evaluated here, and the time is linear in its length.
 
     python judges.py JUDGE ROWS.jsonl    prints one JSON verdict a row, in order. JUDGE and the fields of its rows:
-        numeric      "response", "answer"
+        numeric      "response", "answer", optionally "prompt"
         exact        "response", "answer"; equal but for case and white space
         reading      "response", "answers", optionally "question"; without answers it is unanswerable
         code         "response", "tests", optionally "setup"
@@ -161,12 +161,25 @@ def statements(text):
         line, own_line = text[lead.end():following and following.start()].partition("\n")[0], "\n" in lead[0]
         body = line if lead["hashes"] or own_line else re.split(r"""[.!]["')*_`$]*(?=\s|$)""", line, maxsplit=1)[0]
         label = not lead["hashes"] and not lead["verb"] and (own_line or not re.search(r"\w", text[:lead.start()]))
+        described = lead["verb"] and re.match(r"the(?: [A-Za-z']+)+$", body.rstrip(" ."), re.I) and not WORDS.search(body)
         heading = lead["hashes"] and re.match(r"(?!US\$)[A-Za-z]|[0-9]+[.)]\s+[A-Za-z]", body) and not WORDS.search(body)
-        if (following and not body or heading                                    # "#### The answer is 72", "#### Step 1"
-                or label and (re.match(r"[A-Za-z]\S*(?:\s+\S+){4}", body) or following and own_line and "=" in body)):
+        if (following and not body.strip("-*> ") or heading or described         # "#### The answer is 72"; "#### Step 1"; "is the total cost"
+                or label and (re.match(r"(?:[-*] )?[A-Za-z]\S*(?:\s+\S+){4}", body) or following and own_line and "=" in body)):
             continue
         found.append((text[max(0, lead.start() - 100):lead.end(1)], body, text[lead.end() + len(body):]))
     return found
+
+
+def doubted(before, question):
+    """Whether the clause before a quantity holds a word of doubt that is not the question's: "the number who do not swim is" restates it."""
+    clause = " ".join(re.split(r"[.,;:!?\n]", before.rstrip(" :="))[-1].split()[-10:])
+    for doubt in DOUBT.finditer(clause):
+        words = without(tokens(clause[doubt.start():]), GRAMMAR)
+        size = next((i for i, word in enumerate(words, 1) if word not in GRAMMAR and not DOUBT.search(word)), None)  # up to "swim"
+        if (size is None or "answer" in words or not re.fullmatch(r"[^\W\d_]+|[0-9]+th", words[size - 1])           # not "between 5 and"
+                or f" {' '.join(words[:size])} " not in f" {' '.join(tokens(question))} "):
+            return True
+    return False
 
 
 def numeric(response, example):
@@ -182,8 +195,7 @@ def numeric(response, example):
         return Verdict(False, "run-on: more than 10 statements")
     values = [last_side(body) for _, body, _ in found] or [quantity(text)]
     for (before, body, after), value in zip(found, values):
-        clause = re.split(r"[.,;:!?\n]", before.rstrip(" :="))[-1].split()
-        doubt = DOUBT.search(" ".join(clause[-10:])) or GLUED.search(f"{before[-9:]}\0{after[:9]}")  # 10\boxed{5}
+        doubt = doubted(before, example.prompt) or GLUED.search(f"{before[-9:]}\0{after[:9]}")  # 10\boxed{5}
         if doubt or value is None:
             return Verdict(False, f"{'in doubt' if doubt else 'not one quantity'}: {body[:60]!a}")
     if values == [None]:
@@ -553,7 +565,7 @@ def by_model(model, tokenizer):
 # -- Judges by name, and their command line -------------------------------------------------------------------------------
 # What the rows of a judge hold beside "response": {field: (kind, value where it is absent; None: it has to be there)}.
 JUDGES = {
-    "numeric": (numeric, {"answer": (str, None)}),
+    "numeric": (numeric, {"answer": (str, None), "prompt": (str, "")}),
     "exact": (exact, {"answer": (str, None)}),
     "reading": (reading, {"answers": (list, []), "question": (str, "")}),
     "code": (code, {"tests": (list, None), "setup": (str, "")}),

@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 CASES = [row for _, row in read_jsonl(Path(__file__).with_name("numeric_cases.jsonl"))]
 
 
-def judge(response, answer="72"):
-    return judges.numeric(response, Example("1", "", "", {"answer": answer}))
+def judge(response, answer="72", prompt=""):
+    return judges.numeric(response, Example("1", prompt, "", {"answer": answer}))
 
 
 @pytest.mark.parametrize("note", dict.fromkeys(row["note"] for row in CASES))
 def test_labelled_rows(note):
     rows = [row for row in CASES if row["note"] == note]
-    verdicts = [(row, judge(row["response"], row["answer"])) for row in rows]
+    verdicts = [(row, judge(row["response"], row["answer"], row.get("prompt", ""))) for row in rows]
     assert not [(row["response"], row["answer"], verdict) for row, verdict in verdicts if verdict.correct != row["correct"]]
 
 
@@ -227,7 +227,7 @@ def test_command_line_judges_the_labelled_rows_in_order():
     result = run("numeric", Path(__file__).with_name("numeric_cases.jsonl"))
     assert result.returncode == 0
     verdicts = [json.loads(line) for line in result.stdout.splitlines()]
-    assert verdicts == [judge(row["response"], row["answer"])._asdict() for row in CASES]
+    assert verdicts == [judge(row["response"], row["answer"], row.get("prompt", ""))._asdict() for row in CASES]
     assert list(verdicts[0]) == ["correct", "reason"]
     assert result.stderr == f"{len(CASES)} rows, {len(CASES)} agreements, 0 false accepts, 0 false rejects\n"
 
@@ -247,7 +247,7 @@ GOOD = {"response": "#### 72", "answer": "72"}
 
 @pytest.mark.parametrize("row, message", [
     ({"answer": "72"}, '"response" should be a text'), ({"response": "#### 72"}, '"answer" should be a text'),
-    ({**GOOD, "answer": 72}, '"answer" should be a text'), ({**GOOD, "response": None}, '"response" should be a text'),
+    ({**GOOD, "answer": 72}, '"answer" should be a text'), ({**GOOD, "prompt": 7}, '"prompt" should be a text'), ({**GOOD, "response": None}, '"response" should be a text'),
     ({**GOOD, "correct": "yes"}, '"correct" should be true or false'), ({**GOOD, "correct": 1}, '"correct" should be true or'),
     ({**GOOD, "answer": "7 or 8"}, "the answer '7 or 8' is not one quantity"), ("{", "not JSON"), ("[1]", "a JSON object")])
 def test_command_line_names_the_row_to_mend(tmp_path, row, message):
