@@ -753,7 +753,7 @@ def main(args):
     candidates = select(base, tokenizer, sets["train"], judge, args, shots) if methods else []
     targets = {method: targets_of(candidates, method, args) for method in methods}
     for kind in ("self", "paraphrase"):
-        fates = collections.Counter(refusal(row[kind], args) or "can be a target" for row in candidates if kind in row)
+        fates = collections.Counter(refusal(row[kind], args) or "can be a target" for row in candidates if "reason" in row.get(kind, {}))
         left_out |= {kind: dict(fates.most_common())} if fates else {}
         say(f"{kind}: {', '.join(f'{n} {fate}' for fate, n in fates.most_common()) or 'not needed'}")
     for method in methods:

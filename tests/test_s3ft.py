@@ -409,3 +409,12 @@ def test_the_whole_command_and_kill_9(tmp_path):
     assert third.returncode == 0 and kill.outputs(tmp_path / "b") == before
     assert "continues where it stopped" in third.stderr and "is trained already" in third.stderr
     assert json.loads(third.stdout)["scores"] == figures["scores"]
+
+    file = tmp_path / "b/candidates.jsonl"  # killed before the judge had spoken, and gone on with another method: it needs no verdict
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        for response in row["self"], row["paraphrase"]:
+            del response["correct"], response["reason"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fourth = s3ft_command("--method", "sft", *RUN[:2], *RUN[4:], "--ckpt", ckpt, "--out", tmp_path / "b")
+    assert fourth.returncode == 0 and "self: not needed" in fourth.stderr, fourth.stderr
