@@ -161,7 +161,7 @@ def statements(text):
         line, own_line = text[lead.end():following and following.start()].partition("\n")[0], "\n" in lead[0]
         body = line if lead["hashes"] or own_line else re.split(r"""[.!]["')*_`$]*(?=\s|$)""", line, maxsplit=1)[0]
         label = not lead["hashes"] and not lead["verb"] and (own_line or not re.search(r"\w", text[:lead.start()]))
-        described = lead["verb"] and re.match(r"the(?: [A-Za-z']+)+$", body.rstrip(" ."), re.I) and not WORDS.search(body)
+        described = lead["verb"] and re.match(r"the(?: [A-Za-z']+)+$", body.rstrip(" .:"), re.I) and not WORDS.search(body)
         heading = lead["hashes"] and re.match(r"(?!US\$)[A-Za-z]|[0-9]+[.)]\s+[A-Za-z]", body) and not WORDS.search(body)
         if (following and not body.strip("-*> ") or heading or described         # "#### The answer is 72"; "#### Step 1"; "is the total cost"
                 or label and (re.match(r"(?:[-*] )?[A-Za-z]\S*(?:\s+\S+){4}", body) or following and own_line and "=" in body)):
