@@ -170,20 +170,25 @@ def statements(text):
     return found
 
 
-def doubted(before, question):
-    """Whether the clause before a quantity holds a word of doubt that is not the question's: "the number who do not swim is" restates it."""
+def doubted(before, prompt):
+    """Whether the clause at the end of `before` holds a word of doubt that does not restate the prompt, as "the number who do not swim is" does.
+
+    A doubt restates it if the prompt has the same words from there to the next word of content: "not swim", "if he sells", "between the first".
+    """
     clause = " ".join(re.split(r"[.,;:!?\n]", before.rstrip(" :="))[-1].split()[-10:])
     for doubt in DOUBT.finditer(clause):
         words = without(tokens(clause[doubt.start():]), GRAMMAR)
-        size = next((i for i, word in enumerate(words, 1) if word not in GRAMMAR and not DOUBT.search(word)), None)  # up to "swim"
-        if (size is None or "answer" in words or not re.fullmatch(r"[^\W\d_]+|[0-9]+th", words[size - 1])           # not "between 5 and"
-                or f" {' '.join(words[:size])} " not in f" {' '.join(tokens(question))} "):
+        size = next((i for i, word in enumerate(words, 1) if word not in GRAMMAR and not DOUBT.search(word)), None)
+        if (size is None or "answer" in words                                    # "might be 72"; "I do not think the answer is 72"
+                or not re.fullmatch(r"[^\W\d_]+|[0-9]+th", words[size - 1])       # "between 5 and 72"; tokens() has 1th for "first"
+                or f" {' '.join(words[:size])} " not in f" {' '.join(tokens(prompt))} "):
             return True
     return False
 
 
 def numeric(response, example):
-    """Whether the response states the number example.check["answer"] as its final answer, and nothing else."""
+    """Whether the response states the number example.check["answer"] as its final answer, and nothing else. What restates example.prompt
+    is no doubt of it."""
     gold = quantity(example.check["answer"])
     if gold is None:
         raise InputError(f"the answer {example.check['answer'][:60]!a} is not one quantity")

@@ -247,7 +247,8 @@ GOOD = {"response": "#### 72", "answer": "72"}
 
 @pytest.mark.parametrize("row, message", [
     ({"answer": "72"}, '"response" should be a text'), ({"response": "#### 72"}, '"answer" should be a text'),
-    ({**GOOD, "answer": 72}, '"answer" should be a text'), ({**GOOD, "prompt": 7}, '"prompt" should be a text'), ({**GOOD, "response": None}, '"response" should be a text'),
+    ({**GOOD, "answer": 72}, '"answer" should be a text'), ({**GOOD, "prompt": 7}, '"prompt" should be a text'),
+    ({**GOOD, "response": None}, '"response" should be a text'),
     ({**GOOD, "correct": "yes"}, '"correct" should be true or false'), ({**GOOD, "correct": 1}, '"correct" should be true or'),
     ({**GOOD, "answer": "7 or 8"}, "the answer '7 or 8' is not one quantity"), ("{", "not JSON"), ("[1]", "a JSON object")])
 def test_command_line_names_the_row_to_mend(tmp_path, row, message):
