@@ -104,7 +104,7 @@ def main():
     args = p.parse_args()
     task, judge = TASKS[args.task], judges.JUDGES[s3ft.TASKS[args.task][0]][0]
     model, tokenizer = llama.load(args.ckpt, getattr(torch, s3ft.default_dtype("cpu")))
-    print("| wording | finished | right | " + ("with substance | words / gold's | numbers kept | copies |\n|---|---|---|---|---|---|---|"
+    print("| wording | finished | right | " + ("can be targets | words / gold's | numbers kept | copies |\n|---|---|---|---|---|---|---|"
                                                if args.paraphrase else "mean tokens | most frequent reasons |\n|---|---|---|---|---|"))
     for name, wording in (PARAPHRASE if args.paraphrase else ANSWER)[args.task].items():
         if args.only and name not in args.only.split(";"):
@@ -123,7 +123,8 @@ def main():
             f"{100 * sum(e.id in right for e in kind) / max(1, len(kind)):.0f} %{label}" for label, kind in classes) + " | "
         if args.paraphrase:
             s = [judges.substance(r.text, e.gold) for r, v, e in zip(responses, verdicts, examples) if v.correct]
-            kept = sum(x["numbers"] >= 0.5 and x["length"] >= 0.5 and not x["copy"] for x in s)
+            rule = argparse.Namespace(substance="on", rule=s3ft.TASKS[args.task][0])
+            kept = sum(not s3ft.refusal({"finish": "stop", "correct": True, "substance": x}, rule) for x in s)
             mean = [sum(x[k] for x in s) / max(1, len(s)) for k in ("length", "numbers", "copy")]
             row += f"{100 * kept / n:.0f} % | {mean[0]:.2f} | {mean[1]:.2f} | {100 * mean[2]:.0f} % |"
         else:
