@@ -218,7 +218,7 @@ def numeric(response, example):
 # The pieces of a left side; what may be a right side; words before a number that make it part of something larger: "20% of 50 + 5".
 PIECE = re.compile(rf"(?P<number>{NUMBER})|(?P<operator>\\(?:times|cdot|div)|[-+*×÷]|/(?! ?[A-Za-z]{{2}})|\bx\b|(?<=[0-9])x(?=[0-9]))"
                    r"|(?P<unit>/? ?[A-Za-zÀ-ÿ²]{2,}(?:['./-]?[A-Za-zÀ-ÿ²])*)|(?P<else>[^ $])")
-RESULT = re.compile(rf"[ $]*(-?)[ $]*({NUMBER})(?!\.?[0-9]| ?[-+*/×÷^(:%\\]| ?x ?[$0-9]| ?[A-Za-z]\b)")
+RESULT = re.compile(rf"[ $]*(-?)[ $]*({NUMBER})(?!\.?[0-9]| ?[-+*/×÷^(:%\\]| ?x ?[$0-9]| ?[A-Za-z]\b|[A-Za-z ]+(?:[-+*×÷] ?[$0-9]|\\(?:times|cdot|div)))")
 TIED = re.compile("of|by|times|twice|half|than|plus|minus|and", re.I)
 
 
