@@ -249,7 +249,7 @@ def computed(left):
 
 def false_equations(text):
     """How many equations do not hold, of those with one operation or more before the sign and one number after it: by more than half a
-    unit of its last place, and a hundredth where something is divided. Algebra, percentages, brackets and mixed numbers are not read."""
+    unit of its last place (a hundredth where something is divided). Not read: algebra, percentages, brackets, mixed numbers, sums on the right."""
     faults = 0
     for line in plain(text[:LONGEST]).split("\n"):
         sides = line.split("=")

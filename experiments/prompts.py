@@ -102,7 +102,8 @@ def main():
     p.add_argument("--only", metavar="NAMES", help="semicolon-separated wordings (default: all)")
     p.add_argument("--texts", type=int, default=0, help="print so many responses of each wording")
     args = p.parse_args()
-    task, judge = TASKS[args.task], judges.JUDGES[s3ft.TASKS[args.task][0]][0]
+    settings = argparse.Namespace(substance="on", rule=s3ft.TASKS[args.task][0])  # what s3ft.refusal looks at
+    task, judge = TASKS[args.task], judges.JUDGES[settings.rule][0]
     model, tokenizer = llama.load(args.ckpt, getattr(torch, s3ft.default_dtype("cpu")))
     print("| wording | finished | right | " + ("can be targets | words / gold's | numbers kept | copies |\n|---|---|---|---|---|---|---|"
                                                if args.paraphrase else "mean tokens | most frequent reasons |\n|---|---|---|---|---|"))
@@ -123,8 +124,7 @@ def main():
             f"{100 * sum(e.id in right for e in kind) / max(1, len(kind)):.0f} %{label}" for label, kind in classes) + " | "
         if args.paraphrase:
             s = [judges.substance(r.text, e.gold) for r, v, e in zip(responses, verdicts, examples) if v.correct]
-            rule = argparse.Namespace(substance="on", rule=s3ft.TASKS[args.task][0])
-            kept = sum(not s3ft.refusal({"finish": "stop", "correct": True, "substance": x}, rule) for x in s)
+            kept = sum(not s3ft.refusal({"finish": "stop", "correct": True, "substance": x}, settings) for x in s)
             mean = [sum(x[k] for x in s) / max(1, len(s)) for k in ("length", "numbers", "copy")]
             row += f"{100 * kept / n:.0f} % | {mean[0]:.2f} | {mean[1]:.2f} | {100 * mean[2]:.0f} % |"
         else:
