@@ -157,7 +157,7 @@ def figures_of(run):
     pairs = [(row, "base") for row in rows if "base" in rows and row != "base"]
     pairs += [(ours, row) for ours in rows if ours.startswith("s3ft") for row in rows if row not in ("base", ours)]
     comparisons = []
-    for name, parts in [*((measure, [measure]) for measure in primary), (BENCHES, primary[1:])]:
+    for name, parts in [*((measure, [measure]) for measure in items), (BENCHES, primary[1:])]:
         for a, b in pairs:
             means, firsts = ([(table(m, rows[a][:k]), table(m, rows[b][:k])) for m in parts] for k in (None, 1))
             if c := compare(means, firsts):

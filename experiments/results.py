@@ -18,11 +18,13 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+import judges  # noqa: E402
 import report  # noqa: E402
 from files import InputError, read_json, write_text  # noqa: E402
 
 RESULTS = ROOT / "experiments/results"
 CUT = 0.57  # the paper: an average drop of 2.5 points where SFT's is 4.4
+SHORT = 20  # tokens of an answer that shows no working
 
 
 def read_step(step):
@@ -87,6 +89,26 @@ def claims(run, figures):
     return found
 
 
+def answers(step, run):
+    """{task or svamp: {arm: how its answers look}}; "both": {base or sft: [n, only this arm's right, only that one's right] of what both finish}."""
+    found, arms = {}, sum(run["seeds"].values(), [])
+    for what, file in ((run["task"], "eval.jsonl"), ("svamp", "svamp.jsonl")):
+        given = {arm: rows for arm in arms if (rows := {row["id"]: row["response"] for row in report.rows_of(step / arm / file)})}
+        finished = {arm: {i: r for i, r in rows.items() if r["finish"] == "stop"} for arm, rows in given.items()}
+        for arm, rows in given.items():
+            lengths, short = [len(r["ids"]) for r in rows.values()], [r for r in rows.values() if len(r["ids"]) <= SHORT]
+            row = {"n": len(rows), "mean": round(float(np.mean(lengths)), 1), "median": float(np.median(lengths)), "short": len(short),
+                   "short and right": sum(r["correct"] for r in short), "finished": len(finished[arm]), "both": {}}
+            if what in ("gsm8k", "svamp"):
+                row["false equation"] = sum(judges.false_equations(r["text"]) > 0 for r in finished[arm].values())
+            for other, seed in (("base", "base"), ("sft", re.sub("^[^.]+", "sft", arm))):  # SFT's arm of the same seed
+                if arm not in ("base", seed) and seed in given:
+                    pairs = [(r["correct"], finished[seed][i]["correct"]) for i, r in finished[arm].items() if i in finished[seed]]
+                    row["both"][other] = [len(pairs), pairs.count((True, False)), pairs.count((False, True))]
+            found.setdefault(what, {})[arm] = row
+    return found
+
+
 def trained(step):
     """{tokens, seconds} of all the training steps of a run, from its train.csv: speed.json lacks those before an interruption."""
     rows = [row for log in step.glob("*/train.csv") for row in csv.DictReader(log.read_text().splitlines())]
@@ -115,6 +137,7 @@ def collect(name, study):
         raise InputError(f"{study}: no finished arm is there; run its command (experiments/{{mbpp,gsm8k,nq}}.sh) first")
     steps = [study / "main", *(step.parent for step in sorted(study.glob("*/run.json")) if step.parent.name != "main")]
     runs = {step.name: read_step(step) for step in steps if not step.name.startswith("validate-")}
+    looks = answers(study / "main", runs["main"])
     run, file = together(**runs), RESULTS / f"{name}.json"
     settings = {k: v for k, v in run["settings"].items() if v is not None} | {"ckpt": Path(run["settings"]["ckpt"]).name, "data": run["settings"]["task"]}
     record, targets = read_json(file) if file.exists() else None, {}
@@ -123,6 +146,7 @@ def collect(name, study):
             raise InputError(f"{file}: was made with other settings ({', '.join(changed)}); remove it, or give the study another name")
         recall(run, record)
         targets = record["figures"]["targets"]
+        looks = {what: record.get("answers", {}).get(what, {}) | arms for what, arms in looks.items()}
     figures = report.figures_of(run)
     figures["targets"] = targets | figures["targets"]
     judged = {"main": claims(run, figures)} if {"sft", "s3ft"} <= run["seeds"].keys() else {}
@@ -140,11 +164,23 @@ def collect(name, study):
         cost[part] = {**read_json(step / "speed.json"), "train": trained(step), **({"peak_gb": max(peaks)} if peaks else {})}
     chosen = read_json(study / "chosen.json")
     chosen = record["chosen"] if record and not chosen["scores"] else chosen
-    found = {"settings": settings, "chosen": chosen, "claims": judged, "cost": cost, "figures": figures, "items": items, "logprobs": logprobs}
+    found = {"settings": settings, "chosen": chosen, "claims": judged, "cost": cost, "answers": looks, "figures": figures, "items": items,
+             "logprobs": logprobs}
     write_text(file, "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
     _, picture = next(report.pictures(run))
     alone = '<svg xmlns="http://www.w3.org/2000/svg" width="480" font-family="sans-serif" font-size="13" style="background: #fff"'
     write_text(RESULTS / f"{name}.svg", picture.replace("<svg", alone, 1))
+
+
+def answer_table(looks):
+    table = [["answers", "n", "tokens: mean, median", f"at most {SHORT} tokens, of them right", "finished", "of them with a false equation",
+              "both finish, right alone: arm, base", "arm, SFT of its seed"]]
+    for what, arms in looks.items():
+        for arm, row in arms.items():
+            both = ["{:,}, {} : {}".format(*row["both"][other]) if other in row["both"] else "–" for other in ("base", "sft")]
+            table.append([f"{what}, {arm}", f"{row['n']:,}", f"{row['mean']:.0f}, {row['median']:.0f}", f"{row['short']}, {row['short and right']}",
+                          f"{row['finished']}", f"{row.get('false equation', '–')}", *both])
+    return table
 
 
 def markdown(table):
@@ -171,8 +207,7 @@ def summary(studies):
 def tables(name, found):
     """The Markdown of a study, `found` as its NAME.json holds it."""
     figures, chosen, seconds = found["figures"], found["chosen"], {}
-    measures = [figures["primary"][0], *(m for m in ("answerable", "unanswerable", "svamp") if m in figures["scores"]["base"]),
-                *figures["primary"][1:], "average drop"]
+    asked = [figures["primary"][0], *(m for m in ("answerable", "unanswerable", "svamp") if m in figures["scores"]["base"])]
     for what in ("generate", "train"):
         spent = [step[what] for step in found["cost"].values() if what in step]
         seconds[what] = f"{sum(s['tokens'] for s in spent):,} tokens in {sum(s['seconds'] for s in spent) / 60:.0f} minutes"
@@ -190,12 +225,15 @@ def tables(name, found):
         judged.append([claim, f"**{c['verdict']}**", by])
     figures["comparisons"] = [c for c in figures["comparisons"] if c["b"].partition(", ")[2] in ("", c["a"].partition(", ")[2])]
     parts = {"": markdown(judged),
-             "Scores": markdown(report.score_table(figures, figures["scores"], measures)),
-             "Differences": markdown(report.comparison_table(figures, [figures["primary"][0], report.BENCHES])),
+             "Scores": markdown(report.score_table(figures, figures["scores"], [*dict.fromkeys(asked + figures["primary"]), "average drop"])),
+             "Differences": markdown(report.comparison_table(figures, [*asked, report.BENCHES])),
              "Targets": markdown(report.tables_of(figures)["Targets"]),
              "Candidates": markdown(report.candidate_table(figures)) + f"\n\n![log-probability per token](experiments/results/{name}.svg)",
              "The choice of the setting": markdown(validation) if chosen["scores"] else f"Given: {chosen['chosen']}.",
+             "Answers": markdown(answer_table(found.get("answers", {}))),
              "Cost": f"Generation: {seconds['generate']}; training: {seconds['train']}" + (f"; peak memory {max(peaks)} GB." if peaks else ".")}
+    if not found.get("answers"):                                             # collected before they were counted, or where the texts are gone
+        del parts["Answers"]
     return "\n\n".join(f"**{heading}**\n\n{part}" if heading else part for heading, part in parts.items())
 
 

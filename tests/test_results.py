@@ -79,7 +79,8 @@ def part(study, arms, items=4):
         "paraphrase": {"text": "s", "ids": [1], "finish": "stop"}}) + "\n" for i in range(items)))
     for arm, right in {**arms, "ssr": 1}.items():
         (main / arm).mkdir(exist_ok=True)
-        (main / arm / "eval.jsonl").write_text("".join(json.dumps({"id": str(i), "response": {"correct": i < right}}) + "\n" for i in range(items)))
+        (main / arm / "eval.jsonl").write_text("".join(json.dumps({"id": str(i), "response": {
+            "correct": i < right, "finish": "stop", "ids": [1], "text": ""}}) + "\n" for i in range(items)))
         (main / arm / "targets.jsonl").write_text('{"id": "0", "source": "self", "target": "t"}\n' if arm != "base" else "")
         with open(main / "bench.jsonl", "a") as file:
             file.writelines(json.dumps({"bench": "mmlu", "model": arm, "id": str(i), "scores": {"acc": int(i < right)}}) + "\n" for i in range(items))
@@ -109,6 +110,27 @@ def test_a_study_in_parts(tmp_path, monkeypatch):
         results.collect("parts", tmp_path / "second")
     with pytest.raises(results.InputError, match="items in the record"):
         results.collect("whole", part(tmp_path / "fourth", first, items=5))
+
+
+def test_how_the_answers_look(tmp_path):
+    """Counted by hand; the questions that one of two arms leaves unfinished are not in what both finish."""
+    def write(arm, *responses, file="eval.jsonl"):
+        (tmp_path / arm).mkdir(exist_ok=True)
+        (tmp_path / arm / file).write_text("".join(json.dumps({"id": str(i), "response": {
+            "correct": right, "finish": finish, "ids": [1] * n, "text": text}}) + "\n" for i, (n, right, finish, text) in enumerate(responses)))
+    true, false = "3 + 4 = 7", "3 + 4 = 8, 2 + 2 = 5"
+    write("base", (30, True, "stop", true), (40, False, "length", false), (20, True, "stop", false), (21, False, "stop", false))
+    write("sft", (10, False, "stop", true), (10, True, "stop", true), (10, True, "stop", true), (12, True, "stop", false))
+    write("s3ft.1", (99, True, "length", true))
+    write("sft.1", (1, True, "stop", true), file="svamp.jsonl")
+    write("s3ft.1", (5, False, "stop", false), file="svamp.jsonl")
+    found = results.answers(tmp_path, {"task": "gsm8k", "seeds": {"base": ["base"], "sft": ["sft", "sft.1"], "s3ft": ["s3ft.1"]}})
+    assert found["gsm8k"] == {
+        "base": {"n": 4, "mean": 27.8, "median": 25.5, "short": 1, "short and right": 1, "finished": 3, "both": {}, "false equation": 2},
+        "sft": {"n": 4, "mean": 10.5, "median": 10.0, "short": 4, "short and right": 3, "finished": 4, "both": {"base": [3, 1, 1]}, "false equation": 1},
+        "s3ft.1": {"n": 1, "mean": 99.0, "median": 99.0, "short": 0, "short and right": 0, "finished": 0, "both": {"base": [0, 0, 0]}, "false equation": 0}}
+    assert found["svamp"]["s3ft.1"]["both"] == {"sft": [1, 0, 1]} and found["svamp"]["s3ft.1"]["false equation"] == 1
+    assert results.answer_table(found)[2] == ["gsm8k, sft", "4", "10, 10", "4, 3", "4", "1", "3, 1 : 1", "–"]
 
 
 @pytest.mark.parametrize("page", ["RESULTS.md", "README.md"])
