@@ -5,8 +5,8 @@
     python bench.py --shape 8b --only step,train                    # random weights of that shape, no checkpoint
     python bench.py --ckpt ./llama --only growth                    # time against the number of prompts and of new tokens
 
-Every measurement is a process of its own, one after the other, on the same token ids: GSM8K's training problems (`--data`, else
-the embedded ones, again and again). Rates count useful tokens: generated ones up to the end token, trained ones without padding;
+Every measurement is a process of its own, one after the other. Generation and training are on the same token ids: GSM8K's training
+problems (`--data`, else the embedded ones, again and again), with --shape random ids; scoring is on items of three benchmarks. Rates count useful tokens: generated ones up to the end token, trained ones without padding;
 they hold reading the prompts, not loading the model. Memory is the process's peak, weights included (on CUDA: the device's).
 The last line is JSON. Run it on an otherwise idle machine; rates of different runs should not be compared, ratios of one may.
 
@@ -59,6 +59,8 @@ def parse():
     args.only = args.only.split(",")
     if not set(args.only) <= set(PARTS):
         p.error(f"--only: parts are {', '.join(PARTS)}")
+    if min(args.prompts, args.new, args.rows, args.items) < 1:
+        p.error("--prompts, --new, --rows, --items: should be at least 1")
     return args
 
 
@@ -153,7 +155,7 @@ def our_step(job):
 
             def step():
                 logits = model.head(decode(tokens, lengths))
-                sampler.choose(logits, 0, 1, None).tolist()
+                sampler.choose(logits, 0, None).tolist()
             products, seconds = best(lambda: [F.linear(xs[w.shape[1]], w) for w in weights]), best(step)
             cached = (sum(lengths) + rows) * 2 * c.num_layers * c.num_kv_heads * c.head_dim * model.compute_dtype.itemsize
             found["rows"][rows] = {"step": seconds, "products": products, "roofline": products + cached / bandwidth}
@@ -165,7 +167,7 @@ def our_step(job):
 
 
 def our_train(job):
-    """Losses, time and peak of training, with the adapter in job["adapter"]; dropout off where the losses are compared."""
+    """Losses, time and peak of training, which leaves its adapter in job["adapter"] for the peer; dropout off where the losses are compared."""
     import torch
 
     import model as llama
@@ -197,6 +199,7 @@ def our_score(job):
 
 
 def our_load(job):
+    """Seconds to load the checkpoint, its files read before; seconds of --help."""
     import torch  # noqa: F401: its import is not the loader's time
 
     import model as llama  # noqa: F401
@@ -297,7 +300,7 @@ def pairs_of(args, tokenizer, context):
     pairs = []
     for name in ("mmlu", "truthfulqa", "hellaswag"):
         items = bench.load(name, Path(args.bench_data) / name, 0)
-        for item in random.Random(5).sample(items, args.items):
+        for item in random.Random(5).sample(items, min(len(items), args.items)):
             pairs += bench.pairs(tokenizer, item, context)
     return pairs
 

@@ -47,7 +47,7 @@ def lock(directory):
     except BlockingIOError:
         raise InputError(f"{directory}: another run is at work there; wait until it ends, or use another --out")
     for left in list(Path(directory).rglob(".*.tmp")):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return file
 
 

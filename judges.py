@@ -85,11 +85,12 @@ QUANTITY = re.compile(rf"""
     (?P<unit>(?:[ ]*{WORD} (?:[ \t]+{WORD}){{0,7}})?)""", re.I | re.X)
 # What makes a number no plain answer, before or after it: negation, condition, hearsay, vagueness.
 DOUBT = (r"not|\w*n't|cannot|never|if|whether|suppose|assum\w+|wrong|incorrect|false|says?|said|claim\w*|thinks?|thought|guess\w*"
-         r"|(?-i:may)|might|could|maybe|perhaps|possibl[ey]|probably|about|approx\w*|around|roughly|almost|another|least|between")
+         r"|(?-i:may)|might|could|maybe|perhaps|possibl[ey]|probably|presumably|about|approx\w*|around|roughly|almost|estimate\w*|another|least|between"
+         r"|doubt\w*|den(?:y|ies)|unlikely|impossible|hardly|no way|disagree\w*|pretend|imagine|(?:of|than|twice|half|double) (?:the|my|our) (?:\w+ )?answer")
 # And after it: alternatives, clauses, bounds, arithmetic, times, other numbers.
 NO_UNIT = (r"no|none|or|either|is|are|was|were|be|would|should|can|but|because|since|unless|except|which|than|most|max\w*|minimum"
            r"|below|above|under|(?<!left )over|negative|plus|minus|divided|multiplied|squared|cubed|and (?:up|some|more|change)|ish"
-           r"|[ap]\.?m|st|nd|rd|th|bn|grand|lakhs?|crores?|half|halves|quarter|twice|double|triple|tens|[mbtr]+illions?"
+           r"|[ap]\.?m|st|nd|rd|th|bn|mn|mil|bil|tril|thou|grand|lakhs?|crores?|half|halves|quarter|twice|double|triple|tens|[mbtr]+illions?"
            rf"|(?:{'|'.join([*SCALE, *[*ORDINALS][2:]])})(?:s|ths?)?|{'|'.join(ONES + TENS)}|^ ?{MONTH}")
 DOUBT, WORDS = re.compile(rf"\b(?:{DOUBT})\b|[≈~]", re.I), re.compile(rf"(?<![A-Za-z])(?:{DOUBT}|{NO_UNIT})\b", re.I)
 FILLER = re.compile(r"^[\s:=]*(?:(?:therefore|thus|then|hence|simply|just|only|exactly|equal to|a total of)\b[\s:,]*)?", re.I)
@@ -141,13 +142,16 @@ LEAD = re.compile(r"""
       | ^[ \t>-]*(?-i:A)[ ]?:
       | (?: ^ | [^\w\s/][ ]? | \b(?:the|my|our|so|thus|hence|therefore|then)[ ] ) (?:(?:final|correct|right|exact|numerical)[ ]){0,2}
         ans(?:wer)?\b (?:[ ](?:to|for|of|in)(?:[ ][^\s.,;:=]+){1,12}?)? [ ]?(?:\([^()\n]{0,40}\))?[ ]?
-        (?: [:=] | \b(?P<verb>is|was|equals|(?:[\w']+[ ]){1,2}be)(?:n't)?\b[ ]?[:=]? )
+        (?: [:=] | \b(?P<verb>is|was|equals|(?!fail|used)(?:[\w']+[ ]){1,2}be)(?:n't)?\b[ ]?[:=]? )
     ) \s*""", re.I | re.M | re.X)
-GLUED = re.compile(rf"[-+*/^.,<>0-9][$€£]*\0|\0\$? ?(?:[.,]?[0-9]|[-+] ?[0-9]|[*/^²³½]|(?:or|k|{'|'.join(SCALE)})\b)", re.I)
+TIMES = r"\\(?:times|cdot|div|neq?|leq?|geq?)\b"
+GLUED = re.compile(rf"[-+*/^.,<>0-9][$€£]*\0|(?:[0-9=)}}%][ $]*-|\S[ $]*(?:[+*/^<≠≤≥×÷]|(?<![-=])>|{TIMES}))[\\ $€£]*\0"
+                   rf"|\0\$? ?(?:[.,]?[0-9]|[-+] ?[0-9]|[*/^²³½×÷]|{TIMES}|(?:x|times|plus|minus|to) ?\$?[0-9]|(?:or|k|{'|'.join(SCALE)})\b)", re.I)
 TURN = "(?:question|problem|exercise|example|instruction|input|response|user|human|assistant)"
 RUN_ON = re.compile(r"\?|<\||\[/?INST|^[ \t>-]*B:"  # a question, a turn, the second of some options
                     rf"|(?:\b(?:next|new|another) |# ?){TURN}|\b(?:{TURN}|q) ?[0-9]{{0,4}} ?:|\b{TURN} [0-9]", re.I | re.M)
-TAKEN_BACK = re.compile(r"\b(?:wait|actually|oops|hmm+|sorry|correction|wrong|incorrect|mistaken?|instead|disregard|ignore)\b"
+TAKEN_BACK = re.compile(r"\b(?:wait|actually|oops|hmm+|sorry|correction|wrong|incorrect|mistaken?|instead|disregard|ignore|however|although|nope"
+                        r"|hold on|second thought|scratch|impossible|false|re-?check|should (?:be|have))\b"
                         r"|(?:\bnot|n't) (?:right|correct|sure|true|quite|the)\b|(?:^|[.!\n]) ?(?:no|not|or|but)\b", re.I)
 
 
@@ -344,6 +348,7 @@ ABSTENTION = re.compile(r"""\b(?:unanswerable|unknown|not\ in\ the\ (?:passage|t
     | not(?:\ \w{3,}ly)?(?:\ (?:be|been|possible\ to|have|enough))*(?:\ (?:an?|the|any))?\ (?:answer(?:ed|able)?|say|said|stated?
     | mention(?:ed)?|specif(?:y|ied)|provided|given|tell|told|included|indicated?|discuss(?:ed)?|determined?|find|found|know|clear
     | information | (?:provide|contain|give|include|have)(?=(?:\ \w+){0,3}\ (?:answer|information|details?|it|this)\b)))\b""", re.X)
+SOURCE = set("passage text context answer information".split())
 ABSENT = GRAMMAR | set("to for passage answer text context question article information any enough given provides provided contained "
                        "available possible can i we based according regarding about using how so whether".split())
 
@@ -360,11 +365,13 @@ def foreign(words, question, grammar):
 
 def abstains(response, question):
     """Whether each sentence says that the passage has no answer, and nothing else."""
-    abstained = 0
+    abstained, asked = 0, set(map(stem, question))
     for sentence in map(tokens, re.split(r"(?:\n|[.!;]+(?!\w))\W*", response)):
         if sentence:
-            rest, abstained = ABSTENTION.subn("is", " ".join(sentence))
-            if not abstained or foreign(rest.split(), [] if "unanswerable" in sentence else question, ABSENT):
+            rest, abstained = ABSTENTION.subn("is", text := " ".join(sentence))
+            fact = (not SOURCE & {*sentence} and not ABSENT >= {*rest.split()}       # "it was not found in Rome": the question's verb, and more
+                    and all(stem(found.split()[-1]) in asked for found in ABSTENTION.findall(text)))
+            if not abstained or fact or foreign(rest.split(), [] if "unanswerable" in sentence else question, ABSENT):
                 return False
     return abstained > 0 and "?" not in response
 
@@ -477,7 +484,7 @@ def holds(rest, values, unsafe):
     try:
         if equals and left == "value[0]":
             return values[0] == ast.literal_eval(right)
-    except ValueError:  # more than a literal
+    except (ValueError, TypeError):  # more than a literal, or a list as a key
         pass
     source = ", ".join(f"iter({[*value]})" if hasattr(value, "__next__") else hex(value) if type(value) is int else repr(value)
                        for value in values)

@@ -82,14 +82,14 @@ def read_config(path):
     def refuse(what, mend="mend it or download it again"):
         raise InputError(f"{file}: {what}; {mend}")
 
-    def number(name, default=None, kind=int):
-        value = raw.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, kind)) or value <= 0:
-            refuse(f"\"{name}\" should be a positive number, found {value!r}")
+    def number(name, default=None, kind=int, of=raw):
+        value = of.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 < value < 2 ** 40:         # NaN is neither
+            refuse(f"\"{name}\" should be a positive number, found {value!a:.60}")
         return value
 
     families = raw.get("architectures") or [f for f, model_type in FAMILIES.items() if raw.get("model_type") == model_type]
-    if len(families) != 1 or families[0] not in FAMILIES:
+    if not isinstance(families, list) or len(families) != 1 or families[0] not in [*FAMILIES]:
         refuse(f"architecture {families or raw.get('model_type')} is not supported", f"use one of {', '.join(FAMILIES)}")
     family = FAMILIES[families[0]]
     if raw.get("quantization_config"):
@@ -104,16 +104,15 @@ def read_config(path):
     rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     needed = {"default": (), "linear": ("factor",),
               "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
-    if rope["rope_type"] not in needed:
+    if rope["rope_type"] not in [*needed]:
         refuse(f"rope type {rope['rope_type']!r} is not supported", f"use a checkpoint with one of {', '.join(needed)}")
+    if any(isinstance(value, dict) for value in rope.values()):
+        refuse("a rope for each type of layer is not supported", "use a checkpoint with one rope for all")
     for name in needed[rope["rope_type"]]:
-        if isinstance(rope.get(name), bool) or not isinstance(rope.get(name), (int, float)):
-            refuse(f"rope type {rope['rope_type']} needs a number for \"{name}\", found {rope.get(name)!r}")
+        number(name, kind=float, of=rope)
     if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
         refuse("a partial rotary factor is not supported", "use a checkpoint without")
-    theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
-    if not isinstance(theta, (int, float)):
-        refuse(f"\"rope_theta\" should be a number, found {theta!r}")
+    theta = number("rope_theta", raw.get("rope_theta", 10000.0), float, rope)
 
     layers, heads = number("num_hidden_layers"), number("num_attention_heads")
     kv_heads = number("num_key_value_heads", heads if family == "llama" else None)
@@ -121,15 +120,18 @@ def read_config(path):
         refuse(f"{heads} attention heads are not a multiple of {kv_heads} key-value heads")
     head_dim = number("head_dim") if raw.get("head_dim") else 128 if family == "qwen3" else number("hidden_size") // heads
     # Sliding windows as transformers has them: none in Llama, every layer in Mistral, by layer_types or from max_window_layers in Qwen.
-    window = raw.get("sliding_window") if family == "mistral" or raw.get("use_sliding_window") else None
+    window = raw.get("sliding_window", 4096) if family == "mistral" or raw.get("use_sliding_window") else None
     if family == "llama" or window is None:
         windows = (None,) * layers
-    elif raw.get("layer_types"):
-        windows = tuple(window if kind == "sliding_attention" else None for kind in raw["layer_types"])
     else:
-        windows = tuple(window if i >= (0 if family == "mistral" else raw.get("max_window_layers", 28)) else None for i in range(layers))
-    if len(windows) != layers:
-        refuse(f"\"layer_types\" has {len(windows)} entries for {layers} layers")
+        number("sliding_window", window)
+        first, kinds = (0, None) if family == "mistral" else (raw.get("max_window_layers", 28), raw.get("layer_types"))
+        if not isinstance(first, int):
+            refuse(f"\"max_window_layers\" should be a number, found {first!r}")
+        kinds = kinds or [("full" if i < first else "sliding") + "_attention" for i in range(layers)]
+        if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in ("full_attention", "sliding_attention") for kind in kinds):
+            refuse(f"\"layer_types\" should be {layers} times \"full_attention\" or \"sliding_attention\"")
+        windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
     return Config(number("vocab_size"), number("hidden_size"), number("intermediate_size"), layers, heads, kv_heads, head_dim,
                   number("rms_norm_eps", 1e-6, float), number("max_position_embeddings"), bool(raw.get("tie_word_embeddings", False)),
@@ -249,13 +251,9 @@ def text_key(seed, ids):
     return int.from_bytes(hashlib.blake2b(np.asarray([seed, *ids], dtype=np.int64).tobytes(), digest_size=16).digest(), "little")
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, size, eps):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
-
-    def forward(self, x):
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+class RMSNorm(nn.RMSNorm):
+    def forward(self, x):                                                    # in float32
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
 
 
 def rotate(x, cos, sin):
@@ -660,17 +658,21 @@ class Tokenizer:
         self.forgeable = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or r"(?!)")
 
         config = read_json(self.path / "tokenizer_config.json", dict) if (self.path / "tokenizer_config.json").exists() else {}
-        names = {n: t["content"] if isinstance(t, dict) else t for n in ("bos_token", "eos_token", "unk_token", "pad_token")
-                 if (t := config.get(n))}
-        source = config.get("chat_template") or PLAIN_TEMPLATE
-        if isinstance(source, list):
-            source = {t["name"]: t["template"] for t in source}.get("default", PLAIN_TEMPLATE)
+        try:
+            names = {"bos_token": "", "eos_token": ""} | {n: t["content"] if isinstance(t, dict) else t for n in (
+                "bos_token", "eos_token", "unk_token", "pad_token") if (t := config.get(n))}
+            source = config.get("chat_template") or PLAIN_TEMPLATE
+            if isinstance(source, list):
+                source = {t["name"]: t["template"] for t in source}.get("default", PLAIN_TEMPLATE)
+            "".join([source, *names.values()])                               # a TypeError, if one is no text
+        except (TypeError, KeyError):
+            raise InputError(f"{self.path}/tokenizer_config.json: \"chat_template\" should be a text, or a list of {{\"name\", \"template\"}}, "
+                             "and tokens texts, or objects with \"content\"; mend it or download it again")
         if (self.path / "chat_template.jinja").exists():
             try:
                 source = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise InputError(f"{self.path}/chat_template.jinja: not UTF-8 ({error.reason}); download it again")
-        names = {"bos_token": "", "eos_token": "", **names}
         self.render = self._compile(source, names)
 
         # Stop set: every end the files name, and the end of an assistant's turn in the template.

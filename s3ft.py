@@ -46,7 +46,7 @@ POLICIES = {
 
 
 def parse(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--report", metavar="RUN", help="rebuild RUN/report.html from the files of the run, and stop")
     p.add_argument("--task", metavar="TASK", help="gsm8k, mbpp, nq, or FILE.jsonl with {prompt, gold, …} a row")
     p.add_argument("--ckpt", metavar="DIR", help="Hugging Face directory of the base model")
@@ -58,13 +58,13 @@ def parse(argv=None):
                    "any task: model, the base model itself, or model:DIR, another checkpoint. A task's own rule still gives its scores")
     p.add_argument("--unsafe-code", action="store_true", help="run generated programs even where this machine cannot isolate them")
     p.add_argument("--method", default="s3ft", help=f"comma-separated: {', '.join(POLICIES)}")
-    p.add_argument("--limit", type=int, metavar="N", help="train on the first N examples after a seeded shuffle")
-    p.add_argument("--eval-limit", type=int, metavar="N", help="test on the first N examples after a seeded shuffle")
+    p.add_argument("--limit", type=int, metavar="N", help="train on N examples, a seeded choice")
+    p.add_argument("--eval-limit", type=int, metavar="N", help="test on N examples, a seeded choice")
     p.add_argument("--validate", type=float, metavar="F", help="hold this share of the training examples out and test on them, not on the "
                    "test set: for choosing --lr and --epochs")
     p.add_argument("--eval-only", action="store_true", help="score the checkpoint and stop")
     p.add_argument("--bench", default="", metavar="NAMES", help="general benchmarks, comma-separated: mmlu, truthfulqa, hellaswag, svamp")
-    p.add_argument("--bench-limit", type=int, metavar="N", help="the first N items of each benchmark after a seeded shuffle")
+    p.add_argument("--bench-limit", type=int, metavar="N", help="N items of each benchmark, a seeded choice")
     p.add_argument("--bench-data", metavar="DIR", help="folders mmlu/, … with the files as published (default: data/, once fetched)")
     p.add_argument("--shots", type=int, default=0, metavar="K", help="K examples before each question of mmlu, and with --eval-only "
                    "K training examples before each question of the task")
@@ -91,9 +91,9 @@ def parse(argv=None):
     p.add_argument("--recompute", action="store_true", help="in training keep the inputs of layers alone and compute the rest again: "
                    "less memory, more time")
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     p.add_argument("--slots", type=int, metavar="N", help="responses generated at once (default: by memory)")
-    p.add_argument("--seed", type=int, default=0, help="of the choice of examples")
+    p.add_argument("--seed", type=int, default=0, help="of the choice of examples, of shots and samples")
     p.add_argument("--seeds", metavar="N,N", help="train each method once for each of these: order, dropout, adapter (default: --seed)")
     args = p.parse_args(argv)
     if args.report:
@@ -117,13 +117,20 @@ def parse(argv=None):
     for name in args.bench:
         if name not in BENCHMARKS:
             p.error(f"--bench: {name!r} is not one of {', '.join(BENCHMARKS)}")
+    if args.test and args.task in TASKS or args.data and args.task not in TASKS:
+        p.error("--test goes with --task FILE.jsonl, --data with the other tasks")
     if min(args.shots, args.select_shots, args.samples) < 0 or args.shots and not args.eval_only and "mmlu" not in args.bench:
         p.error("--shots K goes with --eval-only or --bench mmlu; for the own responses in selection there is --select-shots K")
     try:
         args.seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
     except ValueError:
         p.error(f"--seeds: {args.seeds!r} should be numbers, comma-separated")
-    args.max_new_tokens = args.max_new_tokens or TASKS.get(args.task, (None, 400))[1]
+    if not all(0 <= seed < 2 ** 32 for seed in [args.seed, *args.seeds]):
+        p.error("--seed, --seeds: should be from 0 to 4294967295")
+    if not 0 <= args.lora_dropout < 1:
+        p.error("--lora-dropout: should be at least 0 and below 1")
+    if args.max_new_tokens is None:
+        args.max_new_tokens = TASKS.get(args.task, (None, 400))[1]
     for name in ("limit", "eval_limit", "tensor_parallel", "max_new_tokens", "epochs", "batch", "micro_tokens", "lora_rank", "lora_alpha", "lr", "slots",
                  "bench_limit", "temperature"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
@@ -329,7 +336,7 @@ def train(model, rows, args, directory, seed):
                     loss = accumulate_gradients(model, batch, budget, seed * 1_000_003 + step)
                     break
                 except torch.OutOfMemoryError:
-                    if args.fsdp or budget < 2 * max(len(p) + len(t) for p, t in batch):     # (with FSDP all have to make the same passes)
+                    if args.fsdp or budget < max(len(p) + len(t) for p, t in batch):         # (with FSDP all have to make the same passes)
                         raise InputError(f"{directory}: step {step + 1} does not fit into the memory; what was saved before stays. "
                                          "Leave out long rows, or use --recompute, a lower --micro-tokens or --dtype bfloat16 in another --out")
                     optimizer.zero_grad(set_to_none=True)
@@ -573,8 +580,12 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
     journal = Journal(args.out / "bench.jsonl", ("model", "bench", "id"))
     for name, of in items.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
+        for item in of:
+            text = item.prompt if name == "svamp" else item.context
+            if journal.rows.get((arm, name, item.id), {}).get("context", text) != text:
+                raise InputError(f"{journal.path}: {item.id} was scored with another text; use the same --bench-data or another --out")
         if name == "svamp" and todo:
-            found = respond(loaded, args.out / arm / "svamp.jsonl", todo, judges.numeric, args, longest=TASKS["gsm8k"][1])  # not the task's
+            found = respond(loaded, args.out / arm / "svamp.jsonl", of, judges.numeric, args, longest=TASKS["gsm8k"][1])  # not the task's
             for e in todo[parallel.RANK::parallel.SIZE]:
                 journal.add(e.id, model=arm, bench=name, context=e.prompt, choices=[], logprobs=[],
                             response=found[e.id]["text"], scores={"acc": int(found[e.id]["correct"])})
@@ -603,7 +614,7 @@ def load_task(args):
 
 
 def load_benchmarks(args):
-    """{name: items} of --bench, each the first --bench-limit after a seeded shuffle."""
+    """{name: items} of --bench, --bench-limit of each."""
     folder = Path(args.bench_data or Path(__file__).parent / "data")
     return {name: sample(svamp.load(folder / name) if name == "svamp" else bench.load(name, folder / name, args.shots if name == "mmlu" else 0),
                          args.bench_limit, args.seed) for name in args.bench}
@@ -622,7 +633,7 @@ def judge_named(name, base, tokenizer, args):
 
 def draw_shots(examples, k, seed):
     """(k examples as [(prompt, gold)], the others): what stands in a context is not asked."""
-    if k >= len(examples):
+    if k and k >= len(examples):
         raise InputError(f"{k} shots: there are only {len(examples)} training examples; ask for fewer")
     chosen = set(random.Random(f"{seed}/shots").sample(range(len(examples)), k))
     return [(examples[i].prompt, examples[i].gold) for i in sorted(chosen)], [e for i, e in enumerate(examples) if i not in chosen]
@@ -685,7 +696,7 @@ def default_dtype(device):
 
 
 def sample(examples, limit, seed):
-    """The first `limit` examples after a seeded shuffle, in the order of the file; all of them without a limit."""
+    """A seeded choice of `limit` examples, in the order of the file; all of them without a limit."""
     if limit is None:
         return examples
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), min(limit, len(examples))))]
@@ -716,7 +727,12 @@ def main(args):
         figures = report.write(Path(args.report))
         say(report.text(figures))
         return {"run": args.report, **figures}
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is there; leave the option out, or install a PyTorch that is built for yours")
     args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device, args.tensor_parallel)
+    names = llama.PROJECTIONS if args.lora_targets == "all" else args.lora_targets.split(",")
+    if unknown := ", ".join(name for name in names if name not in llama.PROJECTIONS):
+        raise InputError(f"--lora-targets: {unknown} is not among {', '.join(llama.PROJECTIONS)}; mend the names, or leave the option out")
     train_set, test_set = load_task(args)
     if args.validate:
         train_set, test_set = jsonl.split(sample(train_set, args.limit, args.seed), args.validate, args.seed)
@@ -760,7 +776,7 @@ def main(args):
         left_out[f"{method}, without a target"] = without = len(candidates) - len(targets[method])
         say(f"{method}: {without} of {len(candidates)} examples have no target and are left out") if without else None
         show(targets[method], tokenizer, args.show)
-    del base, candidates
+    del base, judge, candidates
 
     # Arms: each method for each seed; that of --seed bears the method's name alone.
     arms = {method if seed == args.seed else f"{method}.{seed}": (method, seed) for seed in args.seeds for method in methods}

@@ -177,19 +177,11 @@ class Decoder:
         return h
 
 
-def choose(logits, temperature, top_p, uniform):
-    """Next tokens (R,) from logits (R, vocab): the largest at temperature 0, else by inverting the distribution at `uniform` (R,).
-
-    top_p: the smallest set of likeliest tokens whose probability reaches it (nucleus sampling, Holtzman et al. 2020).
-    """
+def choose(logits, temperature, uniform):
+    """Next tokens (R,) from logits (R, vocab): the largest at temperature 0, else by inverting the distribution at `uniform` (R,)."""
     if temperature == 0:
         return logits.argmax(-1)
-    p = (logits / temperature).softmax(-1)
-    if top_p < 1:
-        ordered, order = p.sort(dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p
-        p = p.scatter(-1, order, ordered.masked_fill(outside, 0))
-    cumulative = p.double().cumsum(-1)
+    cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
     u = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, u, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
@@ -200,7 +192,7 @@ def random_numbers(seed, prompt, n):
 
 
 @torch.inference_mode()
-def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0, slots=None, on_done=None, top_p=1.0, progress=None, share=False):
+def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0, slots=None, on_done=None, progress=None, share=False):
     """One Response a prompt, in the order of `prompts` (lists of token ids). temperature 0 is greedy.
 
     A sample is a function of (seed, prompt, step): it does not depend on slots, order or company; equal prompts get equal
@@ -224,7 +216,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, temperature=0.0, seed=0,
     def accept(rows, h):
         """The next token of each of `rows` from hidden states h (len(rows), d)."""
         logits = model.head(h)                                               # (rows, vocab) float32
-        tokens = choose(logits, temperature, top_p, [r.uniform[len(r.ids)] for r in rows])
+        tokens = choose(logits, temperature, [r.uniform[len(r.ids)] for r in rows])
         logprobs = -logits.sub_(logits.gather(1, tokens[:, None])).exp_().sum(-1).log()  # log p(t) = -log Σ exp(l - l_t)
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
             row.ids.append(token)

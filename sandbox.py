@@ -469,7 +469,6 @@ def decode(node, counter, depth=0):
         return dict(zip(items[::2], items[1::2], strict=True))
     if tag == "range":
         value = range(*items)
-        len(value[:ITEMS + 1])
         if len(value) > ITEMS:  # a later set(…) or sorted(…) walks along it
             raise ValueError("too large")
         return value

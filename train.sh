@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a fine-tuned model: environment, default checkpoint, then S3FT and SFT on the embedded problems.
-# Sized to end in five minutes on two CPU cores (100 of the 220 training problems, one epoch).
+# Sized to end in six minutes on two CPU cores (100 of the 220 training problems, one epoch).
 # Further arguments go to s3ft.py and win over those given here: ./train.sh --ckpt ~/my-model --out runs/mine
 set -euo pipefail
 cd "$(dirname "$0")"

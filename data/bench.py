@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from files import InputError, read_json, read_jsonl
+from files import InputError, read_json, read_jsonl, whole_text
 
 # What every TruthfulQA question comes after: a part of the benchmark.
 TRUTHFULQA = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in (
@@ -51,10 +51,14 @@ def load(name, directory, shots=0):
         for item in read(Path(directory), shots):
             if 1 not in item.gold:
                 raise ValueError("no choice is right")
+            try:
+                whole_text([item.context, *item.choices])
+            except InputError as error:
+                raise InputError(f"{directory}: {item.id}: {error}; mend or remove it")
             items.append(item)
         if not items:
             raise ValueError("there are no rows")
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, csv.Error) as error:
+    except (OSError, LookupError, TypeError, ValueError, OverflowError, AttributeError, csv.Error) as error:
         row = f"the row after {items[-1].id}" if items else "the first row"
         raise InputError(f"{directory}: {row} is not as published ({type(error).__name__}: {error}); mend or remove it")
     return items
@@ -79,7 +83,7 @@ def mmlu(directory, shots):
 
 
 def truthfulqa(directory, shots):
-    for n, row in enumerate(read_json(directory / "mc_task.json"), 1):
+    for n, row in enumerate(read_json(directory / "mc_task.json", list), 1):
         mc1, labels = row["mc1_targets"], row["mc1_targets"] | row["mc2_targets"]
         if list(mc1.values()) != [1] + [0] * (len(mc1) - 1) or not mc1.items() <= row["mc2_targets"].items():
             raise ValueError("mc1_targets should be its right answer, then wrong ones, all of them among mc2_targets")

@@ -154,14 +154,14 @@ def checkpoint(out):
         import gguf
     except ImportError:
         raise InputError(f"reading the checkpoint needs the package gguf: {sys.executable} -m pip install gguf==0.19.0")
-    from safetensors.torch import save_file
+    from model import write_tensors
     with tempfile.TemporaryDirectory() as folder:
         reader = gguf.GGUFReader(fetch_gguf(folder))
         meta = {key: field.contents() for key, field in reader.fields.items()}
         weights = tensors(reader.tensors, meta["llama.attention.head_count"], meta["llama.attention.head_count_kv"])
         with replace(out.resolve()) as temporary:
             temporary.mkdir()
-            save_file(weights, temporary / "model.safetensors", metadata=SOURCE)
+            write_tensors(temporary / "model.safetensors", weights, SOURCE)
             tokenizer(meta).save(str(temporary / "tokenizer.json"))
             for name, value in configs(meta).items():
                 write_json(temporary / name, value)

@@ -32,7 +32,8 @@ def read_step(step):
     run, done = report.read_run(step), read_json(step / "eval.json")
     run["seeds"] = {method: kept for method, arms in run["seeds"].items() if (kept := [arm for arm in arms if arm in done])}
     run["targets"] = {method: targets for method, targets in run["targets"].items() if method in run["seeds"]}
-    items = run["items"] = {measure: {arm: scores for arm, scores in arms.items() if arm in done} for measure, arms in run["items"].items()}
+    items = run["items"] = {measure: {arm: {i: scores[i] for i in arms["base"]} for arm, scores in arms.items() if arm in done}
+                            for measure, arms in run["items"].items()}               # in one order: several processes leave each its own
     if run["task"] == "gsm8k":                                               # SVAMP is no general ability there: it is taken out of the mean
         items["svamp"] = items.pop("svamp acc")
     for part in ("answerable", "unanswerable") if run["task"] == "nq" else ():
@@ -68,17 +69,15 @@ def claims(run, figures):
     found["task score above SFT's"] = {"verdict": {"higher": "held", "lower": "not held"}.get(task["outcome"], task["outcome"]),
                                        **{k: task[k] for k in ("n", "difference", "low", "high")}}
 
-    groups, drops = [], {"sft": [], "s3ft": []}
+    groups, drop = [], {method: figures["scores"][row_of(method, figures)]["average drop"] for method in ("sft", "s3ft")}
     for measure in figures["primary"][1:]:
         base, sft, s3ft = (mean(measure, seeds[method]) for method in ("base", "sft", "s3ft"))
         groups.append([CUT * (base[i] - sft[i]) - (base[i] - s3ft[i]) for i in base])
-        for method, table in (("sft", sft), ("s3ft", s3ft)):
-            drops[method].append([base[i] - table[i] for i in base])
-    means, (low, high) = {m: float(np.mean([np.mean(g) for g in of])) for m, of in drops.items()}, report.bootstrap(groups)
-    sft_low, sft_high = report.bootstrap(drops["sft"])
+    low, high = report.bootstrap(groups)
     found[f"average drop at most {CUT} of SFT's"] = {
-        "verdict": verdict(low, high) if sft_low > 0 else "not decidable: SFT itself shows no drop at this n", "sft": means["sft"], "sft low": sft_low,
-        "sft high": sft_high, "s3ft": means["s3ft"], f"{CUT} sft - s3ft": CUT * means["sft"] - means["s3ft"], "low": low, "high": high}
+        "verdict": verdict(low, high) if drop["sft"]["low"] > 0 else "not decidable: SFT itself shows no drop at this n", "sft": drop["sft"]["score"],
+        "sft low": drop["sft"]["low"], "sft high": drop["sft"]["high"], "s3ft": drop["s3ft"]["score"],
+        f"{CUT} sft - s3ft": CUT * drop["sft"]["score"] - drop["s3ft"]["score"], "low": low, "high": high}
 
     own = {kind: {i: row[kind]["log-probability per token"] for i, row in run["candidates"].items() if kind in row} for kind in report.KINDS}
     for a, b in (("self", "paraphrase"), ("paraphrase", "gold")):
@@ -178,7 +177,7 @@ def answer_table(looks):
     for what, arms in looks.items():
         for arm, row in arms.items():
             both = ["{:,}, {} : {}".format(*row["both"][other]) if other in row["both"] else "–" for other in ("base", "sft")]
-            table.append([f"{what}, {arm}", f"{row['n']:,}", f"{row['mean']:.0f}, {row['median']:.0f}", f"{row['short']}, {row['short and right']}",
+            table.append([f"{what}, {arm}", f"{row['n']:,}", f"{row['mean']:.0f}, {row['median']:g}", f"{row['short']}, {row['short and right']}",
                           f"{row['finished']}", f"{row.get('false equation', '–')}", *both])
     return table
 

@@ -32,11 +32,12 @@ def step(args, name, before, *options):
     out = args.out / name
     if (out / "run.json").exists():
         return read_json(out / "run.json")
-    if before and not out.exists():
+    names = {option.partition("=")[0] for option in options}
+    if before and not out.exists() and not {"--max-new-tokens", "--dtype"} & names:                  # with these, nothing is the same
         before = args.out / before
         with replace(out) as new:
             new.mkdir()
-            if not {"--select-shots", "--judge"} & {*options}:               # with these, others are generated, or judged otherwise
+            if not {"--select-shots", "--judge"} & names:                    # with these, others are generated, or judged otherwise
                 shutil.copy(before / "candidates.jsonl", new)
             shutil.copytree(before / "base", new / "base")
             rows = (before / "bench.jsonl").read_text().splitlines() if (before / "bench.jsonl").exists() else []
@@ -63,8 +64,7 @@ def study(args):
         name = f"validate-{lr}-{epochs}"
         found = step(args, name, before, "--method", "sft,s3ft", "--limit", args.validate_on, "--validate", "0.25", "--lr", lr, "--epochs", epochs)
         finish(args.out / name, found)
-        (task,) = found["scores"]["base"]
-        scores[setting], before = {arm: values[task]["score"] for arm, values in found["scores"].items()}, name
+        scores[setting], before = {arm: next(iter(values.values()))["score"] for arm, values in found["scores"].items()}, name
     chosen = max(settings, key=lambda setting: scores[setting]["sft"] + scores[setting]["s3ft"] if scores else 0)
     write_json(args.out / "chosen.json", {"scores": scores, "chosen": chosen})
     print(f"study: {chosen} is chosen; scores: {scores}", file=sys.stderr, flush=True)

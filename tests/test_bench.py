@@ -161,7 +161,8 @@ def test_pairs_are_cut_as_the_harness_cuts_them():
     ("mmlu", "test/forest_care_test.csv", "", "no rows"),
     ("truthfulqa", "mc_task.json", '[{"question": "?", "mc1_targets": {"a": 0}, "mc2_targets": {"a": 0}}]', "its right answer"),
     ("truthfulqa", "mc_task.json", '[{"question": "Why?"}]', "KeyError: 'mc1_targets'"),
-    ("truthfulqa", "mc_task.json", '{"a": 1}', "first row"),
+    ("truthfulqa", "mc_task.json", '{"a": 1}', "a list is needed"),
+    ("truthfulqa", "mc_task.json", json.dumps(TRUTH).replace("sleep", "\\ud800"), "mc_task.json:1: the text .* mend or remove it"),
     ("hellaswag", "hellaswag_val.jsonl", json.dumps(SWAG[0]) + "\n" + json.dumps({**SWAG[0], "label": ""}), "the row after .*:1"),
     ("hellaswag", "hellaswag_val.jsonl", json.dumps({**SWAG[0], "label": 2}), "no choice is right"),
     ("hellaswag", "hellaswag_val.jsonl", "{", "hellaswag_val.jsonl:1: not JSON"),
@@ -182,8 +183,15 @@ def test_a_missing_set_names_its_command(tmp_path, sets):
     for name, shots in (("arc", 0), ("hellaswag", 1), ("mmlu", 6)):
         with pytest.raises(InputError, match="mmlu takes 0 to 5"):
             bench.load(name, sets / "mmlu", shots)
-    (sets / "svamp/SVAMP.json").write_text('[{"Body": "a", "Question": "b", "Answer": "many"}]')
-    with pytest.raises(InputError, match="row 1"):
+
+
+@pytest.mark.parametrize("text, said", [
+    ('[{"Body": "a", "Question": "b", "Answer": "many"}]', "row 1"), ('[{"Body": "a", "Question": "b", "Answer": 1e999}]', "row 1 .*not one number"),
+    ('[{"Body": "a", "Question": "b", "Answer": %s}]' % ("9" * 400), "row 1 .*OverflowError"),
+    ('[{"Body": "\\ud800", "Question": "b", "Answer": 1}]', "row 1 .*holds"), ("[5]", "row 1"), ("[]", "no examples"), ("5", "a list is needed")])
+def test_bad_problems_of_svamp_are_named(sets, text, said):
+    (sets / "svamp/SVAMP.json").write_text(text)
+    with pytest.raises(InputError, match=said):
         svamp.load(sets / "svamp")
 
 

@@ -118,6 +118,7 @@ def test_what_becomes_no_target_is_counted_by_reason(tmp_path, whole):
 
 def test_a_run_directory_is_for_one_run_and_the_lock_dies_with_it(tmp_path):
     (tmp_path / "run/sft/.model.77.tmp").mkdir(parents=True)
+    (tmp_path / "run/sft/.model.77.tmp/.config.json.77.tmp").touch()
     code = f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); from files import lock; f = lock({str(tmp_path / 'run')!r}); print(1, flush=True); time.sleep(99)"
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     owner.stdout.readline()

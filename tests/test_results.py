@@ -2,6 +2,8 @@
 import argparse
 import json
 import random
+import re
+import statistics
 import sys
 
 import pytest
@@ -59,6 +61,16 @@ def test_the_choice_of_a_setting(tmp_path, monkeypatch, scores, chosen):
     assert all((options["--lr"] + "/" + options["--epochs"], options["--limit"]) == (chosen, "20") and "--validate" not in options for _, options in main)
 
 
+@pytest.mark.parametrize("options, kept", [
+    (["--lr", "1"], {"base", "bench.jsonl", "candidates.jsonl"}), (["--select-shots=4"], {"base", "bench.jsonl"}), (["--judge", "model"], {"base", "bench.jsonl"}),
+    (["--max-new-tokens", "800"], set())])
+def test_a_step_takes_over_what_is_the_same(tmp_path, monkeypatch, options, kept):
+    part(tmp_path, {"base": 1})
+    monkeypatch.setattr(study.subprocess, "run", lambda *_, **__: argparse.Namespace(returncode=0, stdout="{}\n"))
+    study.step(argparse.Namespace(task="mbpp", ckpt="x", seed=0, out=tmp_path, rest=[]), "next", "main", *options)
+    assert {path.name for path in tmp_path.glob("next/*")} == kept
+
+
 def test_the_cost_of_training_counts_every_step(tmp_path):
     for arm, rows in (("sft", ["1,2.1,3e-4,0.5,100,2.500,40.0", "2,2.0,3e-4,0.5,60,1.500,40.0"]), ("s3ft.1", ["1,1.9,3e-4,0.5,40,1.000,40.0"])):
         s3ft.resume_csv(tmp_path / arm / "train.csv", 0).open("a").write("\n".join(rows) + "\n")
@@ -83,7 +95,8 @@ def part(study, arms, items=4):
             "correct": i < right, "finish": "stop", "ids": [1], "text": ""}}) + "\n" for i in range(items)))
         (main / arm / "targets.jsonl").write_text('{"id": "0", "source": "self", "target": "t"}\n' if arm != "base" else "")
         with open(main / "bench.jsonl", "a") as file:
-            file.writelines(json.dumps({"bench": "mmlu", "model": arm, "id": str(i), "scores": {"acc": int(i < right)}}) + "\n" for i in range(items))
+            file.writelines(json.dumps({"bench": "mmlu", "model": arm, "id": str(i), "scores": {"acc": int(i < right)}}) + "\n"
+                            for i in sorted(range(items), reverse=arm != "base"))                # several processes leave another order
     return study
 
 
@@ -92,7 +105,8 @@ def test_a_study_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     first, second = {"base": 1, "sft": 2, "s3ft": 4}, {"base": 1, "sft.1": 3, "s3ft.1": 4, "sdft": 2}
     results.collect("parts", part(tmp_path / "first", first))
-    assert "sdft" not in results.read_json(tmp_path / "parts.json")["items"]["mbpp"]
+    items = results.read_json(tmp_path / "parts.json")["items"]
+    assert "sdft" not in items["mbpp"] and items["mmlu acc"] == {"base": "1000", "sft": "1100", "s3ft": "1111"}
     results.collect("parts", part(tmp_path / "second", second))
     results.collect("whole", part(tmp_path / "third", first | second))
     parts, whole = (results.read_json(tmp_path / f"{name}.json") for name in ("parts", "whole"))
@@ -131,6 +145,20 @@ def test_how_the_answers_look(tmp_path):
         "s3ft.1": {"n": 1, "mean": 99.0, "median": 99.0, "short": 0, "short and right": 0, "finished": 0, "both": {"base": [0, 0, 0]}, "false equation": 0}}
     assert found["svamp"]["s3ft.1"]["both"] == {"sft": [1, 0, 1]} and found["svamp"]["s3ft.1"]["false equation"] == 1
     assert results.answer_table(found)[2] == ["gsm8k, sft", "4", "10, 10", "4, 3", "4", "1", "3, 1 : 1", "–"]
+
+
+@pytest.mark.parametrize("file", sorted(results.RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_the_differences_follow_from_the_items(file):
+    """Whoever doubts an interval can compute it from the JSON: differences and right alone, by the items' places."""
+    record = results.read_json(file)
+    arms = {row: [arm for arm in sorted(record["items"][record["settings"]["task"]]) if re.fullmatch(re.escape(row.partition(" (")[0]) + r"(\.\d+)?", arm)]
+            for row in record["figures"]["rows"]}
+    for c in (c for c in record["figures"]["comparisons"] if c["measure"] != report.BENCHES):
+        a, b = ([[float(score) for score in record["items"][c["measure"]][arm]] for arm in arms[c[side]]] for side in "ab")
+        found = report.compare([[dict(enumerate(map(statistics.mean, zip(*tables)))) for tables in (a, b)]],
+                               [[dict(enumerate(tables[0])) for tables in (a, b)]])
+        assert {k: c[k] for k in ("n", "outcome")} == {k: found[k] for k in ("n", "outcome")} and c.get("only_a") == found.get("only_a")
+        assert c["difference"] == pytest.approx(found["difference"], abs=1e-4) and c["low"] == pytest.approx(found["low"], abs=2e-4)
 
 
 @pytest.mark.parametrize("page", ["RESULTS.md", "README.md"])

@@ -261,6 +261,10 @@ def test_out_of_memory_halves_the_micro_batches(tmp_path, monkeypatch, capsys):
     s3ft.train(model, ROWS, args, tmp_path / "b/arm", args.seed)
     assert budgets[:4] == [240, 120, 60, 60] and "micro-batches of 60 tokens" in capsys.readouterr().err
     assert all(torch.equal(p, whole[name]) for name, p in model.named_parameters() if p.requires_grad)
+    longest = max(len(p) + len(t) for p, t in ROWS)
+    monkeypatch.setattr(s3ft, "accumulate_gradients", too_much(longest - 1))      # rows one at a time fit
+    s3ft.train(model, ROWS, options(out=tmp_path / "d", epochs=1, batch=4, micro_tokens=2 * longest - 2), tmp_path / "d/arm", 0)
+    assert budgets[-1] == longest - 1
     monkeypatch.setattr(s3ft, "accumulate_gradients", too_much(0))
     with pytest.raises(InputError, match="step 1 does not fit into the memory"):
         s3ft.train(model, ROWS, options(out=tmp_path / "c"), tmp_path / "c/arm", 0)

@@ -243,6 +243,23 @@ def test_wrong_options_are_one_line(tmp_path, args, message):
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("args, message", [
+    (["--max-new-tokens", "0"], "--max-new-tokens: should be greater than 0"), (["--lora-dropout", "1"], "below 1"), (["--lora-dropout", "-0.1"], "below 1"),
+    (["--seeds", "0,-1"], "from 0 to"), (["--seed", str(2 ** 60)], "from 0 to"), (["--device", "gpu"], "invalid choice"), (["--lim", "3"], "--lim"),
+    (["--test", "mine.jsonl"], "--test goes with --task FILE.jsonl"), (["--task", "own.jsonl", "--data", "d"], "--data with the other tasks")])
+def test_options_without_sense_are_refused(capsys, args, message):
+    with pytest.raises(SystemExit):
+        s3ft.parse(["--task", "gsm8k", "--ckpt", "x", *args])
+    assert message in capsys.readouterr().err
+
+
+def test_adapters_on_unknown_projections_are_refused(tmp_path):
+    """Before anything is generated: a name that is wrong would train less than was asked for, lm_head would be lost in a tied model."""
+    for names, message in (("q_proj,kproj", "kproj is not among q_proj"), ("lm_head", "lm_head is not among")):
+        with pytest.raises(InputError, match=message):
+            s3ft.main(s3ft.parse(["--task", "gsm8k", "--ckpt", "nowhere", "--out", str(tmp_path / "run"), "--lora-targets", names]))
+
+
 @pytest.mark.parametrize("change, message", [
     ({"gold": "five"}, "t.jsonl:4: the judge does not accept the gold response"), ({"answer": "7 or 8"}, "t.jsonl:4: the answer '7 or 8'")])
 def test_a_gold_response_that_its_judge_rejects_is_named(tmp_path, change, message):
@@ -295,6 +312,16 @@ def test_arms_by_seed_benchmarks_and_report(tmp_path):
     assert all(again["scores"][arm] == {**figures["scores"][arm], "svamp acc": again["scores"][arm]["svamp acc"]} for arm in arms)
     lengths = {len(row["response"]["ids"]) for row in rows(tmp_path / "run/base/svamp.jsonl")}
     assert max(lengths) > 12, lengths                                        # the task's --max-new-tokens is not SVAMP's
+    wider = ["--method", "sft", "--seeds", 0, "--bench", "svamp"]            # of the arms that are there: more items, those before stay
+    before = rows(tmp_path / "run/base/svamp.jsonl")
+    figures, _ = run(tmp_path, *args, *wider, "--bench-limit", 8)
+    after = {row["id"]: row for row in rows(tmp_path / "run/base/svamp.jsonl")}
+    assert len(before) == 5 and len(after) == figures["scores"]["base"]["svamp acc"]["n"] == 8 and all(after[row["id"]] == row for row in before)
+    problems = (folder / "svamp/SVAMP.json").read_text()
+    (folder / "svamp/SVAMP.json").write_text(problems.replace("nuts", "pens"))
+    done = s3ft_command("--ckpt", tmp_path / "ckpt", "--out", tmp_path / "run", "--limit", 6, "--eval-limit", 4, "--max-new-tokens", 12, "--epochs", 1,
+                        "--dtype", "float32", *args, *wider)
+    assert done.returncode == 2 and "was scored with another text" in done.stderr.splitlines()[-1]
     (tmp_path / "run/report.html").unlink()
     done = s3ft_command("--report", tmp_path / "run")
     assert done.returncode == 0 and "s3ft (2 seeds)" in done.stderr and (tmp_path / "run/report.html").exists(), done.stderr
