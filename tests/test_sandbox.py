@@ -626,6 +626,10 @@ def f(x): return x + len(bytearray(4 * 10**8)) // (4 * 10**8)
 ''')
 
 
+def test_a_test_that_no_value_can_pass_is_no_traceback():
+    assert judge("def f(x): return x", ["assert f(1) == {[1]: 2}"]).reason == "wrong value: test 1: 1"     # a list as a key
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_programs_are_accepted(name):
     if "numpy" in name:
