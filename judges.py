@@ -144,9 +144,10 @@ LEAD = re.compile(r"""
         ans(?:wer)?\b (?:[ ](?:to|for|of|in)(?:[ ][^\s.,;:=]+){1,12}?)? [ ]?(?:\([^()\n]{0,40}\))?[ ]?
         (?: [:=] | \b(?P<verb>is|was|equals|(?!fail|used)(?:[\w']+[ ]){1,2}be)(?:n't)?\b[ ]?[:=]? )
     ) \s*""", re.I | re.M | re.X)
-TIMES = r"\\(?:times|cdot|div|neq?|leq?|geq?)\b"
-GLUED = re.compile(rf"[-+*/^.,<>0-9][$€£]*\0|(?:[0-9=)}}%][ $]*-|\S[ $]*(?:[+*/^<≠≤≥×÷]|(?<![-=])>|{TIMES}))[\\ $€£]*\0"
-                   rf"|\0\$? ?(?:[.,]?[0-9]|[-+] ?[0-9]|[*/^²³½×÷]|{TIMES}|(?:x|times|plus|minus|to) ?\$?[0-9]|(?:or|k|{'|'.join(SCALE)})\b)", re.I)
+SIGN = r"\\(?:times|cdot|div|neq?|leq?|geq?)\b"
+# Around a statement, which stands as \0: parts of a larger number or expression. A dash after a word is none: "Answer - \boxed{72}".
+GLUED = re.compile(rf"[-+*/^.,<>0-9][$€£]*\0|(?:[0-9=)}}%][ $]*-|\S[ $]*(?:[+*/^<≠≤≥×÷]|(?<![-=])>|{SIGN}))[\\ $€£]*\0"
+                   rf"|\0\$? ?(?:[.,]?[0-9]|[-+] ?[0-9]|[*/^²³½×÷]|{SIGN}|(?:x|times|plus|minus|to) ?\$?[0-9]|(?:or|k|{'|'.join(SCALE)})\b)", re.I)
 TURN = "(?:question|problem|exercise|example|instruction|input|response|user|human|assistant)"
 RUN_ON = re.compile(r"\?|<\||\[/?INST|^[ \t>-]*B:"  # a question, a turn, the second of some options
                     rf"|(?:\b(?:next|new|another) |# ?){TURN}|\b(?:{TURN}|q) ?[0-9]{{0,4}} ?:|\b{TURN} [0-9]", re.I | re.M)
@@ -364,12 +365,13 @@ def foreign(words, question, grammar):
 
 
 def abstains(response, question):
-    """Whether each sentence says that the passage has no answer, and nothing else."""
+    """Whether each sentence says that the passage has no answer, and nothing else. One that denies the question's own verb of something
+    states a fact: "It was not found in Rome", asked where it was found."""
     abstained, asked = 0, set(map(stem, question))
     for sentence in map(tokens, re.split(r"(?:\n|[.!;]+(?!\w))\W*", response)):
         if sentence:
             rest, abstained = ABSTENTION.subn("is", text := " ".join(sentence))
-            fact = (not SOURCE & {*sentence} and not ABSENT >= {*rest.split()}       # "it was not found in Rome": the question's verb, and more
+            fact = (not SOURCE & {*sentence} and not ABSENT >= {*rest.split()}
                     and all(stem(found.split()[-1]) in asked for found in ABSTENTION.findall(text)))
             if not abstained or fact or foreign(rest.split(), [] if "unanswerable" in sentence else question, ABSENT):
                 return False

@@ -511,6 +511,14 @@ def resume_csv(path, step):
     return path
 
 
+def projections(args):
+    """The names in --lora-targets; InputError where one is no projection (lm_head, say, which may be the embedding too)."""
+    names = llama.PROJECTIONS if args.lora_targets == "all" else args.lora_targets.split(",")
+    if unknown := ", ".join(name for name in names if name not in llama.PROJECTIONS):
+        raise InputError(f"--lora-targets: {unknown} is not among {', '.join(llama.PROJECTIONS)}; mend the names, or leave the option out")
+    return names
+
+
 def fine_tune(targets, arm, args, seed):
     """Train one arm from the base checkpoint; leaves targets.jsonl, train.csv, adapter/ and model/ under `--out`/arm."""
     directory = args.out / arm
@@ -527,8 +535,7 @@ def fine_tune(targets, arm, args, seed):
     model.compute_dtype = args.dtype  # with --full the float32 weights are the master copy, cast wherever they are used
     model.recompute = args.recompute
     if not args.full:
-        names = llama.PROJECTIONS if args.lora_targets == "all" else args.lora_targets.split(",")
-        llama.add_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout, names, seed)
+        llama.add_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout, projections(args), seed)
     train(model, [(tokenizer.prompt_ids(t["prompt"]), t["ids"]) for t in targets], args, directory, seed)
     if not args.full:
         llama.save_adapter(model, directory / "adapter", args.ckpt)
@@ -580,7 +587,7 @@ def evaluate(path, arm, examples, rule, items, args, shots=()):
     journal = Journal(args.out / "bench.jsonl", ("model", "bench", "id"))
     for name, of in items.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
-        for item in of:
+        for item in of:                                                      # what is scored already was this very text
             text = item.prompt if name == "svamp" else item.context
             if journal.rows.get((arm, name, item.id), {}).get("context", text) != text:
                 raise InputError(f"{journal.path}: {item.id} was scored with another text; use the same --bench-data or another --out")
@@ -730,9 +737,7 @@ def main(args):
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is there; leave the option out, or install a PyTorch that is built for yours")
     args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device, args.tensor_parallel)
-    names = llama.PROJECTIONS if args.lora_targets == "all" else args.lora_targets.split(",")
-    if unknown := ", ".join(name for name in names if name not in llama.PROJECTIONS):
-        raise InputError(f"--lora-targets: {unknown} is not among {', '.join(llama.PROJECTIONS)}; mend the names, or leave the option out")
+    projections(args)  # names that are wrong are refused now, not after the generation
     train_set, test_set = load_task(args)
     if args.validate:
         train_set, test_set = jsonl.split(sample(train_set, args.limit, args.seed), args.validate, args.seed)

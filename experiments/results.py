@@ -57,7 +57,8 @@ def row_of(method, figures):
 
 
 def claims(run, figures):
-    """{claim: {verdict, what it rests on}}: "held", "not held" or "not decidable", by 95 % intervals of paired bootstraps."""
+    """{claim: {verdict, what it rests on}}: "held", "not held" or "not decidable", by 95 % intervals of paired bootstraps; for
+    the task McNemar's p of the first seeds has to agree (report.compare)."""
     def verdict(low, high):
         return "held" if low > 0 else "not held" if high < 0 else report.OPEN
 
@@ -136,7 +137,7 @@ def collect(name, study):
         raise InputError(f"{study}: no finished arm is there; run its command (experiments/{{mbpp,gsm8k,nq}}.sh) first")
     steps = [study / "main", *(step.parent for step in sorted(study.glob("*/run.json")) if step.parent.name != "main")]
     runs = {step.name: read_step(step) for step in steps if not step.name.startswith("validate-")}
-    looks = answers(study / "main", runs["main"])
+    given = answers(study / "main", runs["main"])
     run, file = together(**runs), RESULTS / f"{name}.json"
     settings = {k: v for k, v in run["settings"].items() if v is not None} | {"ckpt": Path(run["settings"]["ckpt"]).name, "data": run["settings"]["task"]}
     record, targets = read_json(file) if file.exists() else None, {}
@@ -145,7 +146,7 @@ def collect(name, study):
             raise InputError(f"{file}: was made with other settings ({', '.join(changed)}); remove it, or give the study another name")
         recall(run, record)
         targets = record["figures"]["targets"]
-        looks = {what: record.get("answers", {}).get(what, {}) | arms for what, arms in looks.items()}
+        given = {what: record.get("answers", {}).get(what, {}) | arms for what, arms in given.items()}
     figures = report.figures_of(run)
     figures["targets"] = targets | figures["targets"]
     judged = {"main": claims(run, figures)} if {"sft", "s3ft"} <= run["seeds"].keys() else {}
@@ -163,7 +164,7 @@ def collect(name, study):
         cost[part] = {**read_json(step / "speed.json"), "train": trained(step), **({"peak_gb": max(peaks)} if peaks else {})}
     chosen = read_json(study / "chosen.json")
     chosen = record["chosen"] if record and not chosen["scores"] else chosen
-    found = {"settings": settings, "chosen": chosen, "claims": judged, "cost": cost, "answers": looks, "figures": figures, "items": items,
+    found = {"settings": settings, "chosen": chosen, "claims": judged, "cost": cost, "answers": given, "figures": figures, "items": items,
              "logprobs": logprobs}
     write_text(file, "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
     _, picture = next(report.pictures(run))
@@ -171,10 +172,11 @@ def collect(name, study):
     write_text(RESULTS / f"{name}.svg", picture.replace("<svg", alone, 1))
 
 
-def answer_table(looks):
+def answer_table(found):
+    """Rows for Markdown of what `answers` has found."""
     table = [["answers", "n", "tokens: mean, median", f"at most {SHORT} tokens, of them right", "finished", "of them with a false equation",
               "both finish, right alone: arm, base", "arm, SFT of its seed"]]
-    for what, arms in looks.items():
+    for what, arms in found.items():
         for arm, row in arms.items():
             both = ["{:,}, {} : {}".format(*row["both"][other]) if other in row["both"] else "–" for other in ("base", "sft")]
             table.append([f"{what}, {arm}", f"{row['n']:,}", f"{row['mean']:.0f}, {row['median']:g}", f"{row['short']}, {row['short and right']}",
@@ -229,10 +231,8 @@ def tables(name, found):
              "Targets": markdown(report.tables_of(figures)["Targets"]),
              "Candidates": markdown(report.candidate_table(figures)) + f"\n\n![log-probability per token](experiments/results/{name}.svg)",
              "The choice of the setting": markdown(validation) if chosen["scores"] else f"Given: {chosen['chosen']}.",
-             "Answers": markdown(answer_table(found.get("answers", {}))),
+             **({"Answers": markdown(answer_table(found["answers"]))} if found.get("answers") else {}),  # the texts of some studies are gone
              "Cost": f"Generation: {seconds['generate']}; training: {seconds['train']}" + (f"; peak memory {max(peaks)} GB." if peaks else ".")}
-    if not found.get("answers"):                                             # collected before they were counted, or where the texts are gone
-        del parts["Answers"]
     return "\n\n".join(f"**{heading}**\n\n{part}" if heading else part for heading, part in parts.items())
 
 

@@ -153,10 +153,13 @@ def test_the_differences_follow_from_the_items(file):
     record = results.read_json(file)
     arms = {row: [arm for arm in sorted(record["items"][record["settings"]["task"]]) if re.fullmatch(re.escape(row.partition(" (")[0]) + r"(\.\d+)?", arm)]
             for row in record["figures"]["rows"]}
-    for c in (c for c in record["figures"]["comparisons"] if c["measure"] != report.BENCHES):
-        a, b = ([[float(score) for score in record["items"][c["measure"]][arm]] for arm in arms[c[side]]] for side in "ab")
-        found = report.compare([[dict(enumerate(map(statistics.mean, zip(*tables)))) for tables in (a, b)]],
-                               [[dict(enumerate(tables[0])) for tables in (a, b)]])
+    for c in record["figures"]["comparisons"]:
+        means, firsts = [], []
+        for measure in record["figures"]["primary"][1:] if c["measure"] == report.BENCHES else [c["measure"]]:
+            a, b = ([[float(score) for score in record["items"][measure][arm]] for arm in arms[c[side]]] for side in "ab")
+            means.append([dict(enumerate(map(statistics.mean, zip(*tables)))) for tables in (a, b)])
+            firsts.append([dict(enumerate(tables[0])) for tables in (a, b)])
+        found = report.compare(means, firsts)
         assert {k: c[k] for k in ("n", "outcome")} == {k: found[k] for k in ("n", "outcome")} and c.get("only_a") == found.get("only_a")
         assert c["difference"] == pytest.approx(found["difference"], abs=1e-4) and c["low"] == pytest.approx(found["low"], abs=2e-4)
 
