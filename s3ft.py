@@ -384,13 +384,14 @@ def interrupt_later():
         signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted else before)
 
 
-def accumulate_gradients(model, batch, budget, seed=0, chunk=128):
+def accumulate_gradients(model, batch, budget, seed=0):
     """Add the gradient of the mean loss over the target tokens of `batch` [(prompt ids, target ids)]; return that loss. Of several
     processes each does this for its share of the rows: gradients and losses have to be summed.
 
     Micro-batches of at most `budget` tokens are laid end to end, without padding. The head is applied to target tokens alone,
     `chunk` at a time, forward and backward at once: there are never more logits than that. Dropout is drawn from (seed, row).
     """
+    chunk = 1024 if model.device.type == "cuda" else 128                     # logits that fit the cache there, few launches here
     count, total = sum(len(t) for _, t in batch), 0.0
     shares = [micro_batches(rows, budget) for rows in share_out(batch, parallel.SIZE)]
     for n in range(max(map(len, shares))):                                   # as many passes in each process, as FSDP needs it
@@ -736,7 +737,10 @@ def main(args):
         return {"run": args.report, **figures}
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is there; leave the option out, or install a PyTorch that is built for yours")
-    args.device = parallel.start(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device, args.tensor_parallel)
+    args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    if args.device == "cuda" and parallel.LOCAL_SIZE > (gpus := torch.cuda.device_count()):
+        raise InputError(f"{parallel.LOCAL_SIZE} processes on a machine with {gpus} GPU{'s' * (gpus > 1)}; use --nproc-per-node {gpus}, or --device cpu")
+    args.device = parallel.start(args.device, args.tensor_parallel)
     projections(args)  # names that are wrong are refused now, not after the generation
     train_set, test_set = load_task(args)
     if args.validate:

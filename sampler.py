@@ -96,10 +96,10 @@ def round_up(n, to=BLOCK):
 
 
 def default_slots(model, longest):
-    """Rows in flight: what a quarter of the free memory holds, at most 256 (NOTES.md, "256 slots")."""
+    """Rows in flight: what a quarter of the free memory holds, at most 256, on CUDA 1,024 (NOTES.md, "256 slots" and "On a GPU")."""
     c = model.config
     row = 2 * c.num_layers * c.num_kv_heads * c.head_dim * round_up(longest) * model.compute_dtype.itemsize
-    return max(1, min(256, parallel.free_memory(model.device) // 4 // row))
+    return max(1, min(1024 if model.device.type == "cuda" else 256, parallel.free_memory(model.device) // 4 // row))
 
 
 def prefill(model, cache, first, prompts, shared=()):
@@ -300,12 +300,13 @@ def passes(texts, budget):
 
 
 @torch.inference_mode()
-def logprobs(model, prompts, continuations, progress=None, budget=1024):
+def logprobs(model, prompts, continuations, progress=None, budget=None):
     """log p(continuation | prompt) of each pair of token-id lists: the sum over the continuation's tokens, natural log.
 
     What texts share is read once, be it a prompt, examples in context or half an answer: in alphabetical order they are a walk
-    through the tree of their beginnings. A pass reads `budget` tokens of the walk as one row, in which a token sees those before
-    it in its own text; keys, values and hidden states of the text with which a pass ends are kept for the next.
+    through the tree of their beginnings. A pass reads `budget` tokens of the walk (default: 1,024, on CUDA 4,096) as one row, in
+    which a token sees those before it in its own text; keys, values and hidden states of the text with which a pass ends are kept
+    for the next.
     """
     texts = [p + c[:-1] for p, c in zip(prompts, continuations, strict=True)]
     for i, text in enumerate(texts):
@@ -313,6 +314,7 @@ def logprobs(model, prompts, continuations, progress=None, budget=1024):
             raise InputError(f"pair {i} has {len(prompts[i])} + {len(continuations[i])} tokens; a prompt of at least 1 is "
                              f"needed, and the model's context holds {model.config.context}")
     c, device, out = model.config, model.device, [0.0] * len(texts)
+    budget = budget or (4096 if device.type == "cuda" else 1024)
     kept = [torch.empty(2, 1, c.num_kv_heads, 0, c.head_dim, dtype=model.compute_dtype, device=device)] * c.num_layers
     h = torch.empty(0, c.hidden_size, dtype=model.compute_dtype, device=device)
     with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar:

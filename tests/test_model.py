@@ -1,6 +1,7 @@
 """model.py: parity with transformers (golden.json), checkpoints in and out, refusals, LoRA against peft, the chat template."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import model as llama
 import pytest
@@ -73,6 +74,21 @@ def test_texts_laid_end_to_end_do_not_see_each_other(tmp_path, family):
                               llama.packed_attention(model.config, [len(t) for t in texts], model.device))[0]
         alone = torch.cat([model.hidden(torch.tensor([t]))[0] for t in texts])
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("heads, kv_heads, size, window", [(9, 3, 64, None), (32, 8, 128, None), (8, 4, 8, 7)])
+def test_the_kernel_for_packed_texts_equals_text_by_text(heads, kv_heads, size, window):
+    """On CUDA the half precision goes through another kernel than float32: outputs and gradients differ by its rounding alone."""
+    lengths, found = [1, 300, 17, 128], {}
+    x = [torch.randn(1, h, sum(lengths), size, device="cuda") for h in (heads, kv_heads, kv_heads, heads)]
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in x[:3]]
+        y = llama.packed_attention(SimpleNamespace(windows=[window]), lengths, x[0].device)(0, *leaves)
+        y.backward(x[3].to(dtype))
+        found[dtype] = [y, *(leaf.grad for leaf in leaves)]
+    for short, exact in zip(found[torch.bfloat16], found[torch.float32]):
+        assert (short.float() - exact).norm() < 0.01 * exact.norm()
 
 
 def test_projections_of_one_input_are_joined_without_a_copy(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import s3ft
 import sampler
 import tiny
+import torch
 from data import Example, jsonl
 from files import InputError
 from test_results import results
@@ -258,6 +259,21 @@ def test_adapters_on_unknown_projections_are_refused(tmp_path):
     for names, message in (("q_proj,kproj", "kproj is not among q_proj"), ("lm_head", "lm_head is not among")):
         with pytest.raises(InputError, match=message):
             s3ft.main(s3ft.parse(["--task", "gsm8k", "--ckpt", "nowhere", "--out", str(tmp_path / "run"), "--lora-targets", names]))
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+    args = ["--task", "gsm8k", "--ckpt", "nowhere", "--device"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no CUDA device is there"):
+        s3ft.main(s3ft.parse([*args, "cuda"]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(s3ft.parallel, "LOCAL_SIZE", 4)  # two processes on one GPU would wait for each other for ever
+    for device in ("cuda", "auto"):
+        with pytest.raises(InputError, match="4 processes on a machine with 3 GPUs; use --nproc-per-node 3"):
+            s3ft.main(s3ft.parse([*args, device]))
+    with pytest.raises(InputError, match="nowhere: no such directory"):
+        s3ft.main(s3ft.parse([*args, "cpu"]))
 
 
 @pytest.mark.parametrize("change, message", [
