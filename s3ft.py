@@ -445,8 +445,8 @@ def micro_batches(batch, budget):
 
 
 def default_budget(model):
-    """Tokens of a micro-batch: a power of two for which half of the free memory suffices; more than 1,024 on a CPU or 16,384 on
-    CUDA gain nothing (NOTES.md, "Speed"). What backward keeps of a token is measured on two short texts."""
+    """Tokens of a micro-batch: a power of two for which half of the free memory suffices; at most 1,024 on a CPU, where more
+    gain nothing (NOTES.md, "Speed"), and 16,384 on CUDA. What backward keeps of a token is measured on two short texts."""
     def kept(n):
         """Bytes of all that a forward pass over n tokens saves for the backward one."""
         storages = {}

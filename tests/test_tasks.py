@@ -268,7 +268,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
         s3ft.main(s3ft.parse([*args, "cuda"]))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(s3ft.parallel, "LOCAL_SIZE", 4)  # two processes on one GPU would wait for each other for ever
+    monkeypatch.setattr(s3ft.parallel, "LOCAL_SIZE", 4)  # NCCL does not allow two processes on one GPU
     for device in ("cuda", "auto"):
         with pytest.raises(InputError, match="4 processes on a machine with 3 GPUs; use --nproc-per-node 3"):
             s3ft.main(s3ft.parse([*args, device]))
