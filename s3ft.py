@@ -639,12 +639,15 @@ def judge_named(name, base, tokenizer, args):
     return judges.JUDGES[kind][0]
 
 
-def draw_shots(examples, k, seed):
-    """(k examples as [(prompt, gold)], the others): what stands in a context is not asked."""
+def draw_shots(examples, k, limit, seed):
+    """(k examples as [(prompt, gold)], `limit` others): what stands in a context is not asked. The others are the very ones of a run
+    without shots, unless fewer than k are left beside them."""
     if k and k >= len(examples):
         raise InputError(f"{k} shots: there are only {len(examples)} training examples; ask for fewer")
-    chosen = set(random.Random(f"{seed}/shots").sample(range(len(examples)), k))
-    return [(examples[i].prompt, examples[i].gold) for i in sorted(chosen)], [e for i, e in enumerate(examples) if i not in chosen]
+    used = {e.id for e in sample(examples, limit, seed)}
+    beside = [e for e in examples if e.id not in used]
+    chosen = {e.id for e in random.Random(f"{seed}/shots").sample(beside if len(beside) >= k else examples, k)}
+    return [(e.prompt, e.gold) for e in examples if e.id in chosen], [e for e in examples if e.id in used - chosen]
 
 
 def check_golds(examples, rule, args):
@@ -757,11 +760,11 @@ def main(args):
     base, tokenizer = llama.load(args.ckpt, args.dtype, args.device)
     rule = judge_named(args.rule, base, tokenizer, args)
     judge = rule if args.judge == args.rule else judge_named(args.judge, base, tokenizer, args)
-    shots, train_set = draw_shots(train_set, k, args.seed)
+    shots, examples = draw_shots(train_set, k, args.limit, args.seed)
     sets, left_out = {}, {}
-    for split, examples, limit, before in (("train", train_set, args.limit, shots if args.select_shots else ()),
-                                           ("test", test_set, args.eval_limit, shots if args.eval_only else ())):
-        sets[split], left_out[split] = fitting(sample(examples, limit, args.seed), tokenizer, base.config.context, args, before)
+    for split, of, before in (("train", examples, shots if args.select_shots else ()),
+                              ("test", sample(test_set, args.eval_limit, args.seed), shots if args.eval_only else ())):
+        sets[split], left_out[split] = fitting(of, tokenizer, base.config.context, args, before)
         if left_out[split]:
             say(f"{left_out[split]} {split} examples do not fit the model's context of {base.config.context} tokens and are left out")
         if not sets[split]:

@@ -72,11 +72,14 @@ def test_exact():
 
 def test_shots_stand_before_the_question_and_are_not_asked():
     examples = [Example(str(n), f"prompt {n}", f"gold {n}") for n in range(10)]
-    shots, others = s3ft.draw_shots(examples, 3, 0)
-    assert len(shots) == 3 and len(others) == 7 and not {e.prompt for e in others} & {prompt for prompt, _ in shots}
-    assert s3ft.draw_shots(examples, 0, 0) == ([], examples)
+    for limit, k, n in ((None, 3, 7), (9, 3, 6), (7, 3, 7), (4, 3, 4), (99, 3, 7)):
+        shots, others = s3ft.draw_shots(examples, k, limit, 0)
+        assert len(shots) == k and n <= len(others) <= n + k and not {e.prompt for e in others} & {prompt for prompt, _ in shots}
+        plain = s3ft.sample(examples, limit, 0)
+        assert others == (plain if limit in (4, 7) else [e for e in plain if (e.prompt, e.gold) not in shots])  # what a run without shots uses
+    assert s3ft.draw_shots(examples, 0, 5, 0) == ([], s3ft.sample(examples, 5, 0)) and s3ft.draw_shots(examples, 0, None, 0) == ([], examples)
     with pytest.raises(InputError, match="10 shots: there are only 10"):
-        s3ft.draw_shots(examples, 10, 0)
+        s3ft.draw_shots(examples, 10, None, 0)
 
 
 def test_a_shot_is_a_turn_of_each_side(tmp_path):
