@@ -8,7 +8,8 @@
 Every measurement is a process of its own, one after the other. Generation and training are on the same token ids: GSM8K's training
 problems (`--data`, else the embedded ones, again and again), with --shape random ids; scoring is on items of three benchmarks. Rates
 count useful tokens: generated ones up to the end token, trained ones without padding; they hold reading the prompts, not loading the
-model. Memory is the process's peak, weights included (on CUDA: the device's). The last line is JSON. Run it on an otherwise idle machine; rates of different runs should not be compared, ratios of one may.
+model. Memory is the process's peak, weights included (on CUDA: the device's). The last line is JSON. Run it on an otherwise idle machine;
+rates of different runs should not be compared, ratios of one may.
 
 Ceilings: "products" is the step's matrix products alone; the roofline adds the bytes of the cache over the bandwidth of a copy.
 """

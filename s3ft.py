@@ -391,7 +391,7 @@ def accumulate_gradients(model, batch, budget, seed=0):
     Micro-batches of at most `budget` tokens are laid end to end, without padding. The head is applied to target tokens alone,
     `chunk` at a time, forward and backward at once: there are never more logits than that. Dropout is drawn from (seed, row).
     """
-    chunk = 1024 if model.device.type == "cuda" else 128                     # logits that fit the cache there, few launches here
+    chunk = 1024 if model.device.type == "cuda" else 128                     # a GPU wants few launches, a CPU logits that fit its cache
     count, total = sum(len(t) for _, t in batch), 0.0
     shares = [micro_batches(rows, budget) for rows in share_out(batch, parallel.SIZE)]
     for n in range(max(map(len, shares))):                                   # as many passes in each process, as FSDP needs it
@@ -641,7 +641,7 @@ def judge_named(name, base, tokenizer, args):
 
 def draw_shots(examples, k, limit, seed):
     """(k examples as [(prompt, gold)], `limit` others): what stands in a context is not asked. The others are the very ones of a run
-    without shots, unless fewer than k are left beside them."""
+    without shots; where fewer than k examples are left beside these, the k are taken from all. InputError where k is all there are."""
     if k and k >= len(examples):
         raise InputError(f"{k} shots: there are only {len(examples)} training examples; ask for fewer")
     used = {e.id for e in sample(examples, limit, seed)}
@@ -760,11 +760,11 @@ def main(args):
     base, tokenizer = llama.load(args.ckpt, args.dtype, args.device)
     rule = judge_named(args.rule, base, tokenizer, args)
     judge = rule if args.judge == args.rule else judge_named(args.judge, base, tokenizer, args)
-    shots, examples = draw_shots(train_set, k, args.limit, args.seed)
+    shots, learnt = draw_shots(train_set, k, args.limit, args.seed)
     sets, left_out = {}, {}
-    for split, of, before in (("train", examples, shots if args.select_shots else ()),
-                              ("test", sample(test_set, args.eval_limit, args.seed), shots if args.eval_only else ())):
-        sets[split], left_out[split] = fitting(of, tokenizer, base.config.context, args, before)
+    for split, examples, before in (("train", learnt, shots if args.select_shots else ()),
+                                    ("test", sample(test_set, args.eval_limit, args.seed), shots if args.eval_only else ())):
+        sets[split], left_out[split] = fitting(examples, tokenizer, base.config.context, args, before)
         if left_out[split]:
             say(f"{left_out[split]} {split} examples do not fit the model's context of {base.config.context} tokens and are left out")
         if not sets[split]:
