@@ -1,8 +1,5 @@
-"""What every part of the project asks of the file system, said once.
+"""Errors that a user can mend, files that are whole or absent, and journals that outlive a kill."""
 
-Errors that a user can mend (`InputError`: one line that names the file, the row and the mend), outputs that are whole or
-absent (`replace`), and append-only JSONL journals that outlive a kill (`Journal`).
-"""
 import codecs
 import contextlib
 import fcntl
@@ -14,40 +11,50 @@ from pathlib import Path
 
 import parallel
 
+MOST_FAULTS = 10  # bad rows that one error names
+
 
 class InputError(Exception):
-    """Something the user can mend; the command line prints the message as one line and exits with code 2."""
+    """Something the user can mend. The command line prints it as one line and exits with code 2."""
 
 
 @contextlib.contextmanager
 def replace(path):
-    """Yield a temporary sibling of `path`; on success it is renamed to `path` (file or directory), else removed."""
+    """Yield a temporary sibling of `path`, file or directory; rename it to `path` on success."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if path.is_dir() and temporary.is_dir():
+        if path.is_dir():
             shutil.rmtree(path)  # rename(2) does not replace a directory that holds files
-        os.replace(temporary, path)
+        temporary.rename(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path):
+    """Remove a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def lock(directory):
-    """A file that holds `directory` for this process, until it ends, however it ends; InputError where another process holds it.
-    What a killed process left behind half-written is removed."""
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    file = open(Path(directory) / ".lock", "w")
+    """Hold `directory` until the returned file is closed or the process ends.
+
+    Removes what a killed process left half-written. InputError if another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    file = open(directory / ".lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"{directory}: another run is at work there; wait until it ends, or use another --out")
-    for left in list(Path(directory).rglob(".*.tmp")):
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        mend = "wait until it ends, or use another --out"
+        raise InputError(f"{directory}: another run is at work there; {mend}")
+    for left in list(directory.rglob(".*.tmp")):
+        remove(left)
     return file
 
 
@@ -60,134 +67,142 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path, kind=object):
-    """The value in a JSON file; InputError where it is absent, not JSON or not of this kind."""
+def write_jsonl(path, rows):
+    write_text(path, "".join(map(json_line, rows)))
+
+
+def json_line(row):
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+# Reading what others wrote
+
+
+def read_bytes(path):
+    """What a file holds, without a byte order mark. InputError if it cannot be read."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; download it, or name another folder")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); mend it or fetch it again")
+        return Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        mend = "download it, mend its rights, or name another one"
+        raise InputError(f"{path}: {error.strerror.lower()}; {mend}")
+
+
+def read_json(path, kind=object):
+    """The value in a JSON file. InputError if it is absent, not JSON, or not of this kind."""
+    try:
+        return parse_json(read_bytes(path), kind)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; mend it or fetch it again")
+
+
+def parse_json(data, kind):
+    """The value in JSON bytes. ValueError says what is wrong with it."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep")
+    except ValueError as error:  # not UTF-8, not JSON, a number of 5,000 digits
+        raise ValueError(f"not JSON ({error})")
     if not isinstance(value, kind):
-        raise InputError(f"{path}: holds a JSON {type(value).__name__}, a {kind.__name__} is needed; mend it or fetch it again")
+        raise ValueError(f"holds a JSON {type(value).__name__}, a {kind.__name__} is needed")
     return value
 
 
 def read_jsonl(path, parse=lambda number, row: (number, row)):
-    """[parse(line number from 1, dict)] of the lines that are not blank. InputError names file and line, of up to ten bad lines at once:
-    those that are no JSON object, and those that `parse` refuses by an InputError."""
-    def read(numbered):
+    """[parse(line number, dict)] of the lines that are not blank, numbered from 1.
+
+    InputError names file and line of bad rows, also those that `parse` refuses by an InputError.
+    """
+
+    def parse_line(numbered):
         number, line = numbered
         try:
-            return parse(number, json_object(line))
-        except InputError as error:
+            return parse(number, parse_json(line, dict))
+        except (InputError, ValueError) as error:
             raise InputError(f"{path}:{number}: {error}; mend or remove this line")
-    try:
-        with open(path, "rb") as file:
-            lines = ((number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line) for number, line in enumerate(file, 1))
-            return gather(filter(lambda numbered: numbered[1].strip(), lines), read)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; download it, or name another folder")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); give this user the right to read it, or name another file")
+
+    lines = enumerate(read_bytes(path).split(b"\n"), 1)
+    return parse_all([(number, line) for number, line in lines if line.strip()], parse_line)
 
 
-def json_object(line):
-    """The dict in a line of bytes; InputError says what is wrong with the line."""
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 ({error.reason} at byte {error.start + 1})")
-    except (ValueError, RecursionError) as error:                            # broken, a number of 5,000 digits, nested a thousand deep
-        raise InputError(f"not JSON ({getattr(error, 'msg', error)})")
-    if not isinstance(row, dict):
-        raise InputError(f"a JSON object was expected, found {type(row).__name__}")
-    return row
-
-
-def whole_text(value):
-    """`value` itself; InputError where a text anywhere in it holds NUL or half of a surrogate pair, which are no text."""
-    if isinstance(value, str) and (bad := re.search("[\0\ud800-\udfff]", value)):
-        raise InputError(f"the text {value[:40]!a} holds {bad[0]!a} at character {bad.start() + 1}")
-    for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
-        whole_text(part)
-    return value
-
-
-def gather(items, parse):
-    """[parse(item)] of all items. InputError: the first ten that `parse` raises, one a line."""
+def parse_all(items, parse):
+    """[parse(item)] of all items. InputError names the first ten bad ones, one a line."""
     found, faults = [], []
     for item in items:
         try:
             found.append(parse(item))
         except InputError as error:
             faults.append(str(error))
-            if len(faults) == 10:
-                faults.append("… (what comes after was not looked at)")
+            if len(faults) == MOST_FAULTS:
+                faults.append("… (the rest was not looked at)")
                 break
     if faults:
         raise InputError("\n".join(faults))
     return found
 
 
-class Journal:
-    """An append-only JSONL file of partial rows {"id": …, …}; rows of one id, or of equal `fields`, are merged, later keys win.
+def check_text(value):
+    """`value` itself. InputError if a text anywhere in it holds NUL or half a surrogate pair."""
+    text = json.dumps(value, ensure_ascii=False)
+    bad = re.search(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000", text)
+    if bad:
+        raise InputError(f"a text holds {bad[0][-6:]!a}, which is no character")
+    return value
 
-    A line counts once its newline is on disk: `Journal(path)` cuts a torn last line off (a killed run) and reads the rest
-    into `rows`, a dict by id or by the tuple of the fields. `add` appends and flushes; `compact` rewrites the file with one whole row an id.
-    Of several processes each appends to a file of its own, and `exchange` makes them one.
+
+# Journals
+
+
+class Journal:
+    """An append-only JSONL file of partial rows; rows with equal `keys` merge, later values win.
+
+    A line counts once its newline is on disk, so a torn last line of a killed run is cut off.
+    Each process appends to a file of its own; `sync` makes them one.
     """
 
-    def __init__(self, path, fields=("id",)):
-        self.path, self.rows, self.fields = Path(path), {}, fields
-        self.own = self.path if parallel.SIZE == 1 else self.path.with_suffix(f".{parallel.RANK}{self.path.suffix}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.collect()
+    def __init__(self, path, keys=("id",)):
+        self.path, self.keys = path, keys
+        self.rows = {}  # by id, or by the tuple of the keys
+        self.own = path
+        if parallel.world_size > 1:
+            self.own = path.with_suffix(f".{parallel.rank}.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.sync()
 
-    def exchange(self):
-        """Have in `rows` what all processes have added."""
-        if parallel.SIZE > 1:
-            self.collect()
+    def add(self, id, **values):
+        row = {"id": id, **values}
+        self.merge(row)
+        with open(self.own, "a", encoding="utf-8") as file:
+            file.write(json_line(row))
 
-    def collect(self):
-        """Fill `rows` from the file and what processes have left beside it, in an earlier run too, however many they were; make it one file."""
+    def merge(self, row):
+        key = tuple(row[name] for name in self.keys)
+        self.rows.setdefault(key if len(key) > 1 else key[0], {}).update(row)
+
+    def sync(self):
+        """Let `rows` hold what all processes have added, in one order everywhere."""
         parallel.barrier()
-        if parallel.RANK == 0:
-            parts = sorted(self.path.parent.glob(f"{self.path.stem}.[0-9]*{self.path.suffix}"))
-            for file in [self.path, *parts]:
-                self.read(file)
+        if parallel.is_main:
+            parts = sorted(self.path.parent.glob(f"{self.path.stem}.[0-9]*.jsonl"))
+            for part in [self.path, *parts]:
+                self.read(part)
             if parts:
                 self.compact(self.rows)
-            for file in parts:
-                file.unlink()
+            for part in parts:
+                part.unlink()
         parallel.barrier()
-        if parallel.RANK:
-            self.rows = {}                                                   # so that rows have one order in all processes
+        if not parallel.is_main:
+            self.rows = {}
             self.read(self.path)
 
     def read(self, path):
-        """Merge the rows of `path` into `rows`; a torn last line is cut off the file. InputError names a line without the fields."""
         if path.exists():
-            data = path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(path, whole)
-            for number, row in read_jsonl(path):
-                if not row.keys() >= set(self.fields):
-                    raise InputError(f"{path}:{number}: no \"{self.fields[-1]}\"; the file is damaged, remove it to make it again")
+            whole = path.read_bytes().rfind(b"\n") + 1
+            os.truncate(path, whole)
+            for _, row in read_jsonl(path):
                 self.merge(row)
 
-    def merge(self, row):
-        key = tuple(row[name] for name in self.fields)
-        self.rows.setdefault(key if len(key) > 1 else key[0], {}).update(row)
-
-    def add(self, id, /, **values):
-        self.merge({"id": id, **values})
-        with open(self.own, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"id": id, **values}, ensure_ascii=False) + "\n")
-
-    def compact(self, ids):
-        """Rewrite the file as one row an id, in the order of `ids`."""
-        if parallel.RANK == 0:
-            with replace(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-                file.writelines(json.dumps(self.rows[i], ensure_ascii=False) + "\n" for i in ids)
+    def compact(self, order):
+        """Rewrite the file with one whole row for each key in `order`."""
+        if parallel.is_main:
+            write_jsonl(self.path, [self.rows[key] for key in order])

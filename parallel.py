@@ -1,187 +1,146 @@
-"""Several processes as one job, as torchrun starts them: who does what, and what happens when one of them dies.
+"""Several processes as one job, as torchrun starts them: who does what, sums, and FSDP2.
 
     torchrun --nproc-per-node 4 s3ft.py --task gsm8k --ckpt ./llama
 
-All processes run the same program. They meet in torch.distributed's collectives, take pieces of work from a counter in its store, and
-share files on a common disk. In a process of its own everything here does nothing. Not covered: processes that come or go during a job.
+All processes run the same program and meet in torch.distributed's collectives. In a process of
+its own everything here does nothing. When one process ends with an error, torchrun ends the rest.
 """
-import itertools
+
 import os
 import re
-import select
-import signal
-import socket
 import sys
-import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 
-RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-LOCAL_RANK, LOCAL_SIZE = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-SILENT = 20  # seconds without a sign of life after which a process counts as dead; 3 where something points to a death
-DONE, SUSPICION = b"\0", b"\xff"  # said to `watch`, beside the numbers of signals
+import torch
+from torch import distributed as dist
 
-calls, store, device, watcher = itertools.count(), None, "cpu", None
-TEAM, team = 1, None  # processes that share one model in generation and scoring (`model.load`), and their group
+rank = int(os.environ.get("RANK", 0))
+world_size = int(os.environ.get("WORLD_SIZE", 1))
+device = "cpu"  # of this process, once `start` has run
+is_main = rank == 0  # the process that speaks, and writes what is written once
+LONGEST_WAIT = timedelta(hours=3)  # in a collective, while others generate
 
 
-def start(on, members=1):
-    """Join the job, with collectives over NCCL on "cuda", else over gloo, in teams of so many members; the device of this process."""
-    global store, device, watcher, TEAM, team
-    device = f"cuda:{LOCAL_RANK}" if on == "cuda" and SIZE > 1 else on
-    if SIZE > 1:
-        import torch.distributed as dist
-        store, *_ = next(dist.rendezvous("env://"))
-        if on == "cuda":
-            import torch
+def start(kind):
+    """Join the job, over NCCL on "cuda", else over gloo."""
+    global device
+    device = kind
+    if world_size > 1:
+        if kind == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
-        # Nobody waits for long in a collective for another reason than work: the dead are found by `watch`, not by a time limit.
-        dist.init_process_group("nccl" if on == "cuda" else "gloo", store=store.clone(), rank=RANK, world_size=SIZE, timeout=timedelta(days=9))
-        TEAM = members
-        groups = [dist.new_group(range(first, first + TEAM)) for first in range(0, SIZE, TEAM)] if TEAM > 1 else [None]
-        team = groups[RANK // TEAM % len(groups)]
-        signals, writer = socket.socketpair()
-        writer.setblocking(False)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)     # `watch` sees a signal even where this thread waits in C
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        thread = threading.Thread(target=watch, args=(store.clone(), signals), daemon=True)
-        thread.start()
-        watcher, sys.excepthook = (thread, writer), bereaved
-    return device
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=LONGEST_WAIT)
 
 
-def bereaved(*error):
-    """A collective fails at once where another process dies: leave the word to `watch`; only what it cannot explain is a traceback."""
-    watcher[1].send(SUSPICION)
-    time.sleep(8)
-    sys.__excepthook__(*error)
-    os._exit(1)
+def leave(code, words=""):
+    """End this process; with a code other than 0, `words` say why.
 
-
-def finish(code=0):
-    """Leave the job and end this process; with code 0 once all processes are here."""
-    if SIZE > 1 and watcher:
-        sys.stdout.flush()
-        if not code:
-            barrier()
-            watcher[1].send(DONE)
-            watcher[0].join()
-        os._exit(code)  # other threads may wait in a collective for ever, and torch, taken down, has aborted a process that was done (NOTES.md)
+    What happens to all processes is said by the first: torchrun ends the others while they wait.
+    """
+    if words:
+        time.sleep(0 if is_main else 5)
+        print(f"s3ft.py: {words}", file=sys.stderr)
+    else:
+        barrier()
     sys.exit(code)
 
 
-def watch(store, signals):
-    """A thread of each process, with a store client of its own and a socket on which signals, DONE and SUSPICION arrive. Give a sign of life every second; end this process when another one is silent, torchrun asks for it, or torchrun is gone.
-
-    One line on stderr names the rank that died. Process 0 listens to all, the others to process 0.
-    """
-    heard = {rank: (0, time.monotonic()) for rank in (range(1, SIZE) if RANK == 0 else [0])}
-    since = {}                                                               # when what has been said to this thread was said first
-    while True:
-        came = signals.recv(99) if select.select([signals], [], [], 1)[0] else b""
-        now = time.monotonic()
-        since = {byte: now for byte in came} | since
-        if DONE[0] in since:
-            return
-        try:
-            store.add(f"alive {RANK}", 1)
-            for rank, (count, _) in list(heard.items()):
-                if (new := store.add(f"alive {rank}", 0)) != count:
-                    heard[rank] = new, now
-            if store.add("over", 0):
-                os._exit(1)                                                  # somebody has said why
-        except Exception:  # the store is torchrun's: whatever its client raises, it cannot be reached
-            print(f"s3ft.py: process {RANK}: torchrun, which started this job, is gone; the same command goes on", file=sys.stderr, flush=True)
-            os._exit(1)
-        asked = since.get(signal.SIGTERM)                                    # by torchrun: another process has ended
-        silent = [rank for rank, (_, then) in heard.items() if now - then > (3 if asked or SUSPICION[0] in since else SILENT)]
-        alone = silent or asked and now - asked > 6
-        if signal.SIGINT in since and (alone or now - since[signal.SIGINT] > 15):  # Ctrl-C, and the main thread waits for one that has left
-            os._exit(interrupted())
-        if alone:
-            who = f"process {', '.join(map(str, silent))} of {SIZE} has died" if silent else "a process of the job has died (torchrun names it)"
-            complain(f"{who}; the same command goes on from what is saved", by="")
-            os._exit(1)
+def say(text):
+    """A line on stderr, from one process for all."""
+    if is_main:
+        print(text, file=sys.stderr, flush=True)
 
 
-def complain(words, by=f"process {RANK}: " * (RANK > 0)):
-    """Say on stderr why the job ends, if no other process has said so; the others end without a word."""
-    if not store or store.add("over", 1) == 1:
-        print(f"s3ft.py: {by}{words}", file=sys.stderr, flush=True)
+def mine(items):
+    """Every n-th item is this process's, n being the number of processes."""
+    return items[rank::world_size]
 
 
-def interrupted():
-    """Say that Ctrl-C ends the job, process 0 for all; the exit code."""
-    if RANK == 0:
-        print("\ns3ft.py: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-    return 130
+def all_reduce(values, operation=dist.ReduceOp.SUM):
+    """Combine a list of numbers over the processes, as float64."""
+    if world_size == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, operation)
+    return tensor.tolist()
 
 
 def barrier():
     """Wait for all processes."""
-    total(0)
+    all_reduce([0])
 
 
-def total(*values):
-    """Sums over the processes, as float64."""
-    if SIZE == 1:
-        return list(values)
-    import torch
-    sums = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(sums)
-    return sums.tolist()
+def sum_gradients(parameters):
+    """Add up the gradients of the processes; FSDP does it for what it distributes."""
+    for p in parameters:
+        if world_size > 1 and not is_distributed(p):
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            dist.all_reduce(p.grad)
 
 
-def team_sum(tensor):
-    """The sum of a tensor over the processes of a team, in place."""
-    import torch.distributed as dist
-    dist.all_reduce(tensor, group=team)
-    return tensor
+# FSDP2. Its forward passes are collectives, so all processes have to make equally many.
 
 
-def team_least(value):
-    """The least of the integers that the processes of a team have; the value itself without teams."""
-    if TEAM > 1:
-        import torch
-        values = torch.zeros(TEAM, dtype=torch.int64, device=device)
-        values[RANK % TEAM] = value
-        return team_sum(values).min().item()
-    return value
+def shard(model, dtype):
+    """Distribute every weight of a still empty model over the processes; return `place`.
+
+    A layer's weights are gathered, in `dtype`, while it computes; gradients are summed.
+    """
+    from torch.distributed import fsdp
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh(torch.device(device).type, (world_size,))
+    policy = fsdp.MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+    for module in (*model.model.layers, model):
+        fsdp.fully_shard(module, mesh=mesh, mp_policy=policy)
+        module.set_gradient_divide_factor(1.0)  # sums, not means
+        module.set_force_sum_reduction_for_comms(True)  # gloo has nothing else
+    fsdp.register_fsdp_forward_method(model, "hidden")
+    return place
 
 
-def tally(share=True):
-    """A function add(n) to a number that all processes share (not `share`: each has its own), which gives the sum so far. As with a
-    collective, all processes have to make the same tallies in the same order; a team, which does the same work, adds once."""
-    if share and SIZE > 1:
-        name = f"tally {next(calls)}"
-        return lambda n: team_least(store.add(name, n) if RANK % TEAM == 0 else 2 ** 62)
-    own = 0
-
-    def add(n):
-        nonlocal own
-        own += n
-        return own
-    return add
+def is_distributed(tensor):
+    return hasattr(tensor, "full_tensor")
 
 
-def pieces(items, n, share=True):
-    """Consecutive parts of n items, each to the process that asks first, so that the faster ones get more; see `tally`."""
-    add = tally(share)
-    starts = (n * (add(1) - 1) for _ in itertools.count())
-    return (items[start:start + n] for start in itertools.takewhile(lambda start: start < len(items), starts))
+def place(parameter, tensor):
+    """What this process keeps of a whole tensor, as `parameter` is distributed."""
+    tensor = tensor.to(device)
+    if not is_distributed(parameter):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
 
 
-def free_memory(device):
-    """Bytes that this process can have on a torch.device; on a CPU within the limit of the control group too, as in a container."""
-    if device.type == "cuda":
-        import torch
+def full_tensor(tensor):
+    """The tensor itself, or gathered from all processes if it is distributed."""
+    return tensor.full_tensor() if is_distributed(tensor) else tensor
+
+
+def most(count, model):
+    """The largest count of all processes that have to make passes together; else this one's."""
+    if is_distributed(model.lm_head.weight):
+        return int(all_reduce([count], dist.ReduceOp.MAX)[0])
+    return count
+
+
+def in_step(items, model):
+    """Yield the items, then None until every process has had its last."""
+    yield from [*items, *[None] * (most(len(items), model) - len(items))]
+
+
+def free_memory():
+    """Bytes that this process can still have on its device."""
+    if "cuda" in device:
         return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2     # where nothing better is known
-    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # if nothing says more
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
     if meminfo.exists():
-        free = int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1]) * 1024
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        cached = int(re.search(r"inactive_file (\d+)", (group / "memory.stat").read_text())[1])  # files that were read: given up when needed
-        free = min(free, int(limit) - int((group / "memory.current").read_text()) + cached)
-    return free // LOCAL_SIZE
+        free = 1024 * int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1])
+    if limit.exists() and limit.read_text().strip().isdigit():  # of a container
+        free = min(free, int(limit.read_text()))
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

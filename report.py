@@ -1,340 +1,269 @@
-"""What a run shows to people: the tables on the terminal and report.html, made from the files of the run directory alone.
+"""What a run shows to people: tables for the terminal, and report.html.
 
-    summary(out) -> figures      every figure, JSON-able
-    text(figures) -> str         the tables for a terminal
-    write(out) -> figures        summary(out), and `out`/report.html: self-contained, no script, opens from disk
+    python report.py runs/gsm8k-llama
 
-What the figures mean is said in MEANING, which the page shows. Texts of models and data are escaped wherever they stand.
+Both come from the files of the run directory, which may still be growing.
 """
+
 import csv
 import html
-import json
-import math
-import re
-from collections import Counter
-from itertools import accumulate
+import itertools
+import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from files import read_json, read_jsonl, write_text
+from evaluate import compare, estimate
+from files import InputError, json_object, read_json, write_text
 
-# Colours of Okabe & Ito (2008) or near them, and dashes: told apart in any kind of colour vision, and in grey
-METHODS = {"base": ("#000000", ""), "sft": ("#d55e00", ""), "ssr": ("#cc79a7", "7 3"), "sdft": ("#009e73", "8 3 2 3"),
-           "self": ("#e69f00", "2 3"), "s3ft": ("#0072b2", "")}
-KINDS = {"self": ("#0072b2", ""), "paraphrase": ("#b35900", "7 3"), "gold": ("#555555", "2 3")}
-MEASURED = ("log-probability per token", "tokens")                           # of each candidate
-PRIMARY = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "svamp acc")  # the scores that count; all are shown
-BENCHES, OPEN, RESAMPLES = "benchmarks, mean", "not decidable at this n", 10_000
+SOURCES = ("own", "paraphrase", "gold")
+BENCHMARKS = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "svamp acc")
+MEAN, DROP = "benchmarks, mean", "average drop"
+LOGPROB = "log-probability per token"
+DIFFERENCE = ("n", "difference", "low", "high", "only_a", "only_b", "p", "outcome")
 MEANING = """
-Scores are means over test items, in %, with 95 % intervals: Wilson's where every item scores 0 or 1, else the bootstrap's. With
-several seeds of a method (arms s3ft, s3ft.1, …) an item's score is its mean over them. Average drop: the mean over the benchmarks of
-base − arm. Two arms are compared on the items that both have. Right alone: items that only the first, or only the second, got right.
-p: the probability of so uneven a split between equals (McNemar's exact test, of the first seeds). The outcome is open unless the
-bootstrap interval of the paired differences leaves out 0 and p is below 0.05. Not covered: chance in training beyond the seeds that
-were run, a correction for the number of comparisons. Log-probabilities are natural, under the base model, given the prompt alone; the
-outermost bars hold the farthest half per cent too. Losses are running means; a lower loss on other targets is no better model."""
-
-
-# ------------------------------------------------------------------------------------------------------------------ statistics
-
-def wilson(correct, n, z=1.96):
-    """95 % interval of a share (Wilson 1927)."""
-    p, d = correct / n, 1 + z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    middle = (p + z * z / (2 * n)) / d
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def bootstrap(groups):
-    """95 % percentile interval of the mean over groups of each group's mean (Efron & Tibshirani 1993, chapter 13).
-
-    Items are drawn anew within their group; where few values occur (0 and 1), as multinomial counts of them, which cost little.
-    """
-    rng, means = np.random.default_rng(0), np.zeros(RESAMPLES)
-    for values in groups:
-        values, n = np.sort(np.array(values, dtype=float)), len(values)
-        distinct, counts = np.unique(values, return_counts=True)
-        sums = rng.multinomial(n, counts / n, size=RESAMPLES) @ distinct if len(distinct) < 50 else np.array(
-            [rng.choice(values, n).sum() for _ in range(RESAMPLES)])
-        means += sums / n / len(groups)
-    return tuple(round(float(x), 12) for x in np.percentile(means, [2.5, 97.5]))  # rounded, so that a bound of 0 is 0
-
-
-def mcnemar(only_a, only_b):
-    """Exact two-sided p where a alone is right on `only_a` items and b alone on `only_b` (McNemar 1947): tails of a fair coin."""
-    n = only_a + only_b
-    ways = accumulate(range(min(only_a, only_b)), lambda c, k: c * (n - k) // (k + 1), initial=1)  # C(n, 0), C(n, 1), … exactly
-    return min(1.0, 2 * sum(ways) / 2 ** n)
-
-
-def estimate(values):
-    """{n, score, low, high} of the items' scores."""
-    low, high = wilson(sum(values), len(values)) if all(v in (0, 1) for v in values) else bootstrap([values])
-    return {"n": len(values), "score": sum(values) / len(values), "low": low, "high": high}
-
-
-def compare(pairs, first):
-    """The difference a − b over pairs of tables {id: score}, one pair a benchmark; {} where a pair shares no item.
-
-    `first`: the pairs of the first seeds. The outcome is open unless the interval leaves out 0 and, where it applies, p < 0.05.
-    """
-    groups = [[a[i] - b[i] for i in a if i in b] for a, b in pairs]
-    if not groups or not all(groups):
-        return {}
-    low, high = bootstrap(groups)
-    found = {"n": sum(map(len, groups)), "difference": sum(sum(d) / len(d) for d in groups) / len(groups),
-             "low": low, "high": high, "outcome": OPEN if low <= 0 <= high else "higher" if low > 0 else "lower"}
-    flips = Counter(a[i] - b[i] for a, b in first for i in a if i in b)
-    if len(first) == 1 and set(flips) <= {-1, 0, 1}:
-        found |= {"only_a": flips[1], "only_b": flips[-1], "p": mcnemar(flips[1], flips[-1])}
-        found["outcome"] = found["outcome"] if found["p"] < 0.05 else OPEN
-    return found
-
-
-# --------------------------------------------------------------------------------------------------------- from files to figures
-
-def rows_of(path):
-    """The rows of a JSONL file; none where it is absent."""
-    return (row for _, row in read_jsonl(path)) if path.exists() else ()
-
-
-def read_run(out):
-    """Whatever the report needs of the directory; what is absent, or not there yet, stays empty."""
-    settings = read_json(out / "config.json") if (out / "config.json").exists() else {}
-    task, folders = Path(settings.get("task", "task")).stem, sorted(path.name for path in out.iterdir())
-    seeds = {m: arms for m in METHODS if (arms := [name for name in folders if re.fullmatch(rf"{m}(\.[0-9]+)?", name)])}
-    items, losses, targets, rows = {task: {}}, {}, {}, {}  # items: {measure: {arm: {id: score}}}
-    for arm in sum(seeds.values(), []):
-        items[task][arm] = {row["id"]: int(row["response"]["correct"]) for row in rows_of(out / arm / "eval.jsonl")
-                            if "correct" in row["response"]}
-        if (log := out / arm / "train.csv").exists():
-            losses[arm] = [float(step["loss"]) for step in csv.DictReader(log.read_text().splitlines()) if step["loss"]]
-    for row in rows_of(out / "bench.jsonl"):
-        for metric, score in row["scores"].items():
-            items.setdefault(f"{row['bench']} {metric}", {}).setdefault(row["model"], {})[row["id"]] = score
-    for method, (arm, *_) in seeds.items():                # all seeds of a method learn the same targets
-        targets[method] = {row["id"]: (row["source"], row["target"]) for row in rows_of(out / arm / "targets.jsonl")}
-    for row in rows_of(out / "candidates.jsonl"):          # until all are there, a row is in parts
-        rows.setdefault(row["id"], {}).update(row)
-    return {"settings": settings, "task": task, "seeds": seeds, "items": items, "losses": losses,
-            "targets": {method: chosen for method, chosen in targets.items() if chosen},
-            "prompts": {i: row["prompt"] for i, row in rows.items()}, "candidates": {i: candidates_of(row) for i, row in rows.items()}}
-
-
-def candidates_of(row):
-    """{name: candidate} of what a row of candidates.jsonl holds, MEASURED; log-probabilities are those given the prompt alone."""
-    found = {name: c for name, c in row.items() if name in ("self", "paraphrase") or name.startswith("sample ")}
-    found["gold"] = {"text": row["gold"], "ids": row["gold_ids"]}
-    for name, c in found.items():
-        n, total = len(c["ids"]), row.get(f"{name}_logprob") if name in ("paraphrase", "gold") else c["logprob"]
-        c |= {"tokens": n, "log-probability per token": math.nan if total is None or n == 0 else round(total / n, 4)}
-    return found
-
-
-def values_of(candidates, measure):
-    """{kind: its finite values}."""
-    found = {kind: [row[kind][measure] for row in candidates if kind in row] for kind in KINDS}
-    return {kind: finite for kind, values in found.items() if (finite := [v for v in values if math.isfinite(v)])}
-
-
-def summary(out):
-    """Every figure of the run directory `out`; "rows": the names in the main table, a method's seeds taken together."""
-    return figures_of(read_run(Path(out)))
-
-
-def figures_of(run):
-    items, candidates = run["items"], list(run["candidates"].values())
-    primary = [run["task"], *(measure for measure in items if measure in PRIMARY)]
-    rows = {method if arms == [method] else f"{method} ({len(arms)} seeds)": arms for method, arms in run["seeds"].items()}
-    every = {**rows, **{arm: [arm] for arms in rows.values() for arm in arms}}
-
-    def table(measure, arms):  # {id: mean over the arms}, of the items that all of them have
-        tables = [items[measure].get(arm, {}) for arm in arms]
-        return {i: sum(t[i] for t in tables) / len(tables) for i in tables[0] if all(i in t for t in tables)}
-
-    scores = {name: {m: estimate(list(t.values())) for m in items if (t := table(m, arms))} for name, arms in every.items()}
-    pairs = [(row, "base") for row in rows if "base" in rows and row != "base"]
-    pairs += [(ours, row) for ours in rows if ours.startswith("s3ft") for row in rows if row not in ("base", ours)]
-    comparisons = []
-    for name, parts in [*((measure, [measure]) for measure in items), (BENCHES, primary[1:])]:
-        for a, b in pairs:
-            means, firsts = ([(table(m, rows[a][:k]), table(m, rows[b][:k])) for m in parts] for k in (None, 1))
-            if c := compare(means, firsts):
-                comparisons.append({"measure": name, "a": a, "b": b, **c})
-                if (name, b) == (BENCHES, "base"):
-                    scores[a]["average drop"] = {"n": c["n"], "score": 0 - c["difference"], "low": 0 - c["high"], "high": 0 - c["low"]}
-    measured = {measure: {kind: {"n": len(values), "mean": sum(values) / len(values)}
-                          for kind, values in values_of(candidates, measure).items()} for measure in MEASURED}
-    return {"rows": list(rows), "primary": primary, "scores": scores, "comparisons": comparisons, **measured,
-            "targets": {m: {kind: [s for s, _ in t.values()].count(kind) for kind in KINDS} for m, t in run["targets"].items()},
-            "samples": sampling(candidates),
-            "reasons": {kind: Counter(row[kind]["reason"].partition(":")[0] for row in candidates if "reason" in row.get(kind, {}))
-                        for kind in KINDS if kind != "gold"}}
-
-
-def sampling(candidates):
-    """By how much samples raised the share of rows that have an acceptable own response; {} without samples."""
-    own = [{name: c.get("correct", False) and c["finish"] == "stop" for name, c in row.items() if name not in ("paraphrase", "gold")}
-           for row in candidates if "self" in row]
-    n, k, greedy, some = len(own), max(map(len, own), default=1) - 1, sum(o["self"] for o in own), sum(any(o.values()) for o in own)
-    return {"samples": k, "n": n, "greedy": greedy, "any": some, "words":
-            f"self share: {100 * greedy / n:.1f} % greedily, {100 * some / n:.1f} % with --samples {k} "
-            f"({greedy:,} and {some:,} of {n:,} rows have an acceptable own response)"} if k else {}
-
-
-# ------------------------------------------------------------------ tables: in a cell, what follows the first line is shown small
-
-def cell(found, key="score", sign="", full=0):
-    """A share or a difference with its interval, in points, and its n where that is not the `full` one."""
-    middle, low, high = (f"{round(100 * found[k], 1) + 0.0:{sign}.1f}" for k in (key, "low", "high"))
-    return f"{middle}\n[{low}, {high}]" + (f", n = {found['n']:,}" if found["n"] < full else "")
-
-
-def score_table(figures, names, measures):
-    scores = figures["scores"]
-    full = {m: max(n) for m in measures if (n := [found[m]["n"] for found in scores.values() if m in found])}
-    return [["scores", *full], ["n", *(f"{n:,}" for n in full.values())]] + [
-        [name, *(cell(scores[name][m], full=full[m]) if m in scores[name] else "–" for m in full)] for name in names]
-
-
-def comparison_table(figures, measures):
-    table = [["difference", "of", "in points", "right alone", "p", "the first is"]]
-    for c in (c for c in figures["comparisons"] if c["measure"] in measures):
-        alone = f"{c['only_a']} : {c['only_b']}" if "p" in c else "–"
-        p = "–" if "p" not in c else f"{c['p']:.3f}" if c["p"] >= 0.001 else "< 0.001"
-        table.append([f"{c['a']} − {c['b']}", f"{c['measure']}\nn = {c['n']:,}", cell(c, "difference", "+"), alone, p, c["outcome"]])
-    return table
-
-
-def candidate_table(figures):
-    """Means, then the judge's reasons by count."""
-    kinds, reasons = list(figures["tokens"]), figures["reasons"]
-    table = [["candidates", *kinds], ["n", *(f"{figures['tokens'][kind]['n']:,}" for kind in kinds)]]
-    for measure in MEASURED:
-        table.append([f"{measure}, mean", *(f"{figures[measure][k]['mean']:.2f}" if k in figures[measure] else "–" for k in kinds)])
-    for reason, _ in sum(map(Counter, reasons.values()), Counter()).most_common(12):
-        table.append([f"judge: {reason[:60]}", *(f"{reasons[kind].get(reason, 0):,}" if kind in reasons else "–" for kind in kinds)])
-    return table
-
-
-def tables_of(figures):
-    """{heading: table} that terminal and page share."""
-    targets = [[method, *(f"{n:,}\n{100 * n / sum(counts.values()):.0f} %" for n in counts.values())]
-               for method, counts in figures["targets"].items()]
-    return {"Scores": score_table(figures, figures["rows"], [*figures["primary"], "average drop"]),
-            "Comparisons": comparison_table(figures, [figures["primary"][0], BENCHES]),
-            "Targets": [["targets", *KINDS], *targets],
-            "Candidates": candidate_table(figures)}
-
-
-def text(figures):
-    """The tables for a terminal, control characters taken out."""
-    lines = ["in points, with 95 % intervals over the test items", ""]
-    for table in (table for table in tables_of(figures).values() if table[1:] and table[0][1:]):
-        table = [[re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", c) for c in row] for row in table]
-        widths = [max(map(len, column)) for column in zip(*table)]
-        lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in table] + [""]
-    return "\n".join([*lines, figures["samples"].get("words", "")]).rstrip()
-
-
-# ------------------------------------------------------------------------------------------------------------------------ page
-
+Scores are means over test items, with 95 % intervals: Wilson's if all items score 0 or 1, else
+bootstrap. With several seeds, an item's score is its mean over them. Average drop: base minus
+method, mean over the benchmarks. only_a, only_b: items that only the first, or only the second, got
+right, and McNemar's exact p, if all items score 0 or 1. A difference is decided if its bootstrap
+interval leaves out 0 and p, if given, is below 0.05. Nothing corrects for the number of
+comparisons. Only several seeds show how much trainings vary. Log-probabilities are natural, under
+the base model, given the prompt. Losses are those of the first seed, as means of up to 50 equal
+parts. Losses on different targets are not comparable."""
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { text-align: left; vertical-align: top; padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid #ddd; }
-td { white-space: pre; color: #555; font-size: .85em; } td::first-line { color: #222; font-size: 1.18em; }
-.words th { white-space: nowrap; } .words td { white-space: pre-wrap; overflow-wrap: anywhere; }
-svg { width: 30rem; max-width: 100%; margin: .8rem 0; font-size: 13px; }
-@media print { body { max-width: none; margin: 0; font-size: 10pt; } h2 { break-after: avoid; } tr, svg { break-inside: avoid; }
-  table { display: table; } td, th { padding-right: .7rem; } details::details-content { content-visibility: visible; height: auto; } }
+body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: auto; padding: 1rem }
+pre { overflow-x: auto } details pre, h1, summary { white-space: pre-wrap; overflow-wrap: anywhere }
+svg { width: 30rem; max-width: 100%; font-size: 13px } polyline { fill: none; stroke-width: 1.5 }
+.c0 { stroke: #0072b2 } .c1 { stroke: #d55e00; stroke-dasharray: 7 3 }
+.c2 { stroke: #000; stroke-dasharray: 2 3 } .c3 { stroke: #009e73; stroke-dasharray: 8 3 2 3 }
+.c4 { stroke: #a49; stroke-dasharray: 12 4 }
 """
 
 
-def html_table(table, kind=""):
-    """Rows of text, the first row and column of which are heads; "" where there is nothing beside these."""
-    rows = [[f"<td>{html.escape(c)}</td>" if i and j else f"<th>{html.escape(c)}</th>" for j, c in enumerate(row)]
-            for i, row in enumerate(table)]
-    return f'<table class="{kind}"><tr>{"</tr><tr>".join(map("".join, rows))}</tr></table>' if table[1:] and table[0][1:] else ""
+def read_rows(path):
+    """Rows of a JSONL file, none if it is absent. A last line without its newline is not read."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    rows = []
+    try:
+        for line in lines:
+            rows.append(json_object(line))
+    except InputError as error:
+        raise InputError(f"{path}:{len(rows) + 1}: {error}; remove this line")
+    return rows
+
+
+def summary(out):
+    """The figures of a run directory, JSON-able."""
+    out = Path(out)
+    settings = read_json(out / "config.json", dict)
+    task = Path(settings["task"]).stem
+    candidates = read_candidates(out / "candidates.jsonl")
+    figures = {"settings": settings, "losses": {}, "targets": {}, "examples": []}
+    figures["candidates"] = {source: describe(rows) for source, rows in candidates.items() if rows}
+    rows = find_rows(out)
+    for name, (arm, *_) in rows.items():  # all seeds have the same targets
+        figures["losses"][name] = read_losses(out / arm / "train.csv")
+        targets = read_rows(out / arm / "targets.jsonl")
+        figures["targets"][name] = {"n": len(targets)}
+        for source in SOURCES:
+            chosen = [target for target in targets if target["source"] == source]
+            figures["targets"][name][source] = len(chosen)
+            figures["examples"] += [{**target, "method": name} for target in chosen[:3]]
+    return figures | score(read_items(out, task), rows)
+
+
+def find_rows(out):
+    """{method: its arms, one a seed}, base first."""
+    logs = [*out.glob("*/eval.jsonl"), *out.glob("*/train.csv")]
+    methods = {"base": []}
+    for arm in sorted({log.parent.name for log in logs}):
+        methods.setdefault(arm.partition(".")[0], []).append(arm)
+    rows = {}
+    for method, arms in methods.items():
+        rows[method if len(arms) == 1 else f"{method} ({len(arms)} seeds)"] = arms
+    return rows
+
+
+def read_losses(path):
+    """[[step, loss]], means of up to 50 equal parts."""
+    steps = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(0, 1), ndmin=2)
+    parts = np.array_split(steps, min(50, len(steps)))
+    return [part.mean(axis=0).tolist() for part in parts]
+
+
+def read_candidates(path):
+    """{source: responses}, each with its log-probability given the prompt."""
+    rows = defaultdict(dict)
+    for part in read_rows(path):
+        rows[part["id"]].update(part)
+    found = {source: [] for source in SOURCES}
+    for row in rows.values():
+        row["gold"] = {"ids": row["gold_ids"]}
+        for source, responses in found.items():
+            response = row.get(source, {})
+            logprob = row.get(f"{source}_logprob", response.get("logprob"))
+    return found
+
+
+def describe(responses):
+    """Means, verdicts and the histogram of log-probabilities, in steps of 0.05."""
+    tokens = [len(response["ids"]) for response in responses]
+    logprobs = [response["logprob"] / len(response["ids"]) for response in responses]
+    reasons = Counter(response["reason"].partition(":")[0] for response in responses)
+    verdicts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+    bins = np.bincount((-20 * np.array(logprobs)).astype(int))
+    histogram = [[-k / 20, 100 * n / len(tokens)] for k, n in enumerate(bins)]
+    found = {"n": len(tokens), "tokens": float(np.mean(tokens)), LOGPROB: float(np.mean(logprobs))}
+    return {**found, "verdicts": verdicts, "histogram": histogram}
+
+
+def read_items(out, task):
+    """{measure: {arm: {id: score}}}, the task first."""
+    items = {task: defaultdict(dict)}
+    for path in sorted(out.glob("*/eval.jsonl")):
+        for row in read_rows(path):
+            if "correct" in row["response"]:
+                items[task][path.parent.name][row["id"]] = int(row["response"]["correct"])
+    for row in read_rows(out / "bench.jsonl"):
+        for metric, score in row["scores"].items():
+            table = items.setdefault(f"{row['bench']} {metric}", defaultdict(dict))
+            table[row["model"]][row["id"]] = score
+    return items
+
+
+def score(items, rows):
+    """Scores of rows and arms; comparisons of rows with base, and of s3ft with the others."""
+    scores, comparisons = defaultdict(dict), defaultdict(dict)
+    for measure, table in items.items():
+        for name, arms in rows.items():
+            table[name] = mean_by_item([table[arm] for arm in arms])
+        for name, values in table.items():
+            if values:
+                scores[name][measure] = estimate(list(values.values()))
+    groups = {name: [name] for name in items}
+    groups[MEAN] = [name for name in BENCHMARKS if name in items]
+    for a, b in itertools.permutations(rows, 2):
+        for name, group in groups.items():
+            found = compare([(items[measure][a], items[measure][b]) for measure in group])
+            comparisons[name][f"{a} − {b}"] = found
+    return {"rows": list(rows), "scores": scores, "comparisons": comparisons}
+
+
+def mean_by_item(tables):
+    """{id: mean score} of the items that all tables {id: score} hold."""
+    means = {}
+    for id in tables[0]:
+        scores = [table[id] for table in tables if id in table]
+        if len(scores) == len(tables):
+            means[id] = sum(scores) / len(scores)
+    return means
+
+
+def table(rows, columns):
+    """{name: {column: value}} as lines of equal columns, without control characters."""
+    lines = [["", *columns]]
+    for name, found in rows.items():
+        cells = [show(found.get(column)) for column in columns]
+        lines.append([show(name), *cells])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)) for line in lines)
+
+
+def show(value):
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, dict):
+        return f"{value['score']:.3f} [{value['low']:.3f}, {value['high']:.3f}] n={value['n']}"
+    return "".join(c if c.isprintable() else " " for c in str(value))
+
+
+def tables(figures):
+    """{heading: table}"""
+    scores, comparisons = figures["scores"], figures["comparisons"]
+    measures = list(dict.fromkeys(itertools.chain(*scores.values())))
+    primary = [measure for measure in measures if measure in (measures[0], *BENCHMARKS, DROP)]
+    shown = {"Scores": table({name: scores[name] for name in figures["rows"]}, primary)}
+    for measure in (task, MEAN):
+        shown[f"Comparisons: {measure}"] = table(comparisons[measure], DIFFERENCE)
+    shown["Targets"] = table(figures["targets"], ("n", *SOURCES))
+    shown["Candidates"] = table(figures["candidates"], ("n", LOGPROB, "tokens", "verdicts"))
+    shown["All scores"] = table(scores, measures)
+    return shown
+
+
+def text(figures):
+    """The tables for a terminal."""
+    shown = list(tables(figures).items())[:4]
+    return "\n\n".join(f"{heading}\n{table}" for heading, table in shown)
+
+
+# The page
 
 
 def plot(x_name, y_name, curves):
-    """Curves [(label, colour, dashes, xs, ys)] as inline SVG; y begins at 0."""
-    xs, ys = (np.concatenate([curve[k] for curve in curves]) for k in (-2, -1))
-    low, span, top, legend = xs.min(), np.ptp(xs) or 1, ys.max() or 1, 45
-    texts, lines = [(0, 12, "start", y_name), (255, 299, "middle", x_name)], []
-
-    def at(x, y):
-        return 45 + 420 * (x - low) / span, 265 - 215 * y / top
-
-    def ticks(first, last):  # round numbers, at most seven
-        step = next(s * 10.0 ** e for e in range(-9, 12) for s in (1, 2, 5) if last - first < 6 * s * 10.0 ** e)
-        return [k * step for k in range(math.ceil(first / step), math.floor(last / step) + 1)]
-
-    texts += [(at(x, 0)[0], 281, "middle", f"{x:g}") for x in ticks(low, low + span)]
-    texts += [(39, at(low, y)[1] + 4, "end", f"{y:g}") for y in ticks(0, top)]
-    lines += [f'<path d="M45,{at(low, y)[1]:.1f}h420" stroke="#ddd"/>' for y in ticks(0, top)]
-    for label, colour, dashes, xs, ys in curves:
-        stroke = f'fill="none" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dashes}"'
-        points = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in zip(xs, ys))
-        lines.append(f'<polyline points="{points}" {stroke}/>')
-        if label:
-            lines.append(f'<path d="M{legend},30h22" {stroke}/>')
-            texts.append((legend + 27, 34, "start", label))
-            legend += 42 + 7 * len(label)
-    lines += [f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>' for x, y, anchor, words in texts]
-    return f'<svg viewBox="0 0 480 305" role="img" aria-label="{y_name} by {x_name}">{"".join(lines)}</svg>'
+    """Curves {label: [[x, y]]} as inline SVG; y starts at 0."""
+    if not curves:
+        return "nothing yet"
+    points = np.concatenate(list(curves.values()))
+    low, high = points.min(axis=0), points.max(axis=0)
+    low[1] = min(low[1], 0)
+    scale = [420, -220] / np.maximum(high - low, 1e-9)
+    parts = [f'<text y="12">{y_name}</text><text x="250" y="276">{x_name}</text>']
+    for tick in np.linspace(low, high, 5):
+        x, y = [45, 240] + (tick - low) * scale
+        parts.append(
+            f'<path d="M45,{y:.0f}h420" stroke="#ddd"/><text y="{y:.0f}">{tick[1]:.3g}</text>'
+            f'<text x="{x:.0f}" y="258" text-anchor="middle">{tick[0]:.3g}</text>'
+        )
+    for k, (label, points) in enumerate(curves.items()):
+        places = [f"{x:.1f},{y:.1f}" for x, y in [45, 240] + (points - low) * scale]
+        y = 295 + 18 * k
+        parts.append(
+            f'<polyline class="c{k % 5}" points="{" ".join(places)}"/>'
+            f'<polyline class="c{k % 5}" points="45,{y} 75,{y}"/>'
+            f'<text x="82" y="{y + 4}">{html.escape(label)}</text>'
+        )
+    return f'<svg viewBox="0 0 480 {300 + 18 * len(curves)}">{"".join(parts)}</svg>'
 
 
-def pictures(run):
-    """(section, picture): shares of the candidates by log-probability and by length; loss by step."""
-    for measure in MEASURED:
-        if groups := values_of(run["candidates"].values(), measure):
-            low, high = np.percentile(np.concatenate(list(groups.values())), [0.5, 99.5])
-            edges, curves = np.histogram_bin_edges([low, high], 40), []
-            for kind, values in groups.items():
-                shares = 100 * np.histogram(np.clip(values, low, high), edges)[0] / len(values)
-                curves.append((kind, *KINDS[kind], np.repeat(edges, 2), [0, *np.repeat(shares, 2), 0]))
-            yield "Candidates", plot(measure, "% of the candidates", curves)
-    curves = []
-    for arm, loss in ((arm, loss) for arm, loss in run["losses"].items() if loss):
-        (method, _, seed), window = arm.partition("."), -(-len(loss) // 50)
-        means = np.convolve(loss, np.ones(window) / window, "valid")
-        curves.append(("" if seed else arm, *METHODS[method], range(window, len(loss) + 1), means))
-    if curves:
-        yield "Training", plot("step", "loss per target token", curves)
-
-
-def examples(run):
-    """Three rows of each source to unfold: the candidates, what the judge said of each, and which of them is the target."""
-    method, targets = [("", {}), *run["targets"].items()][-1]  # of s3ft, where it is an arm
-    for kind in KINDS:
-        for i in [i for i, (source, _) in targets.items() if source == kind and i in run["candidates"]][:3]:
-            table = [["", ""], ["prompt", "\n" + run["prompts"][i]]]
-            for name, c in run["candidates"][i].items():
-                facts = ["THE TARGET"] * (c["text"] == targets[i][1]) + [f"{f}: {c[f]}" for f in ("reason", *MEASURED) if f in c]
-                facts += [f"{name}: {value:.3g}" for name, value in c.get("substance", {}).items()]
-                table.append([name, f"{', '.join(facts)}\n{c['text'][:5000]}"])
-            yield f"<details><summary>{html.escape(str(i))}: {method} learns {kind}</summary>{html_table(table, 'words')}</details>"
+def example(row):
+    """A target to unfold."""
+    title = html.escape(f"{row['id']}: {row['method']} learns {row['source']}")
+    words = html.escape(f"{row['messages'][-1]['content']}\n\n{row['target']}")
+    return f"<details><summary>{title}</summary><pre>{words}</pre></details>"
 
 
 def write(out):
-    """Write `out`/report.html; the figures in it."""
-    run = read_run(Path(out))
-    figures = figures_of(run)
-    parts = {heading: html_table(table) for heading, table in tables_of(figures).items()}
-    parts["Targets"] += f"<p>{figures['samples']['words']}</p>" if figures["samples"] else ""
-    for heading, picture in pictures(run):
-        parts[heading] = parts.get(heading, "") + picture
-    every = html_table(score_table(figures, figures["scores"], [*run["items"], "average drop"]))
-    parts |= {"Examples": "".join(examples(run)),
-              "Comparisons on each benchmark": html_table(comparison_table(figures, figures["primary"][1:])),
-              "All scores of all arms": every if every != parts["Scores"] else "",
-              "Settings": html_table([["", ""]] + [[name, json.dumps(value)] for name, value in run["settings"].items()], "words"),
-              "What the figures mean": f"<p>{MEANING}</p>"}
-    body = "".join(f"<h2>{heading}</h2>{part}" for heading, part in parts.items() if part)
-    title = html.escape(f"S3FT run: {run['task']}, {Path(str(run['settings'].get('ckpt', ''))).name}")
-    write_text(Path(out) / "report.html", f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-               f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{title}</h1>{body}</html>\n')
+    """Write report.html into a run directory: one file, no script. Returns the figures."""
+    figures = summary(out)
+    histograms = {source: found["histogram"] for source, found in figures["candidates"].items()}
+    pre = []
+    for heading, lines in tables(figures).items():
+        pre.append(f"<h2>{heading}</h2><pre>{html.escape(lines)}</pre>")
+    title = html.escape(f"S3FT run: {figures['task']}, {settings.get('ckpt', '')}")
+    page = f"""<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>
+{"".join(pre[:4])}
+<h2>Log-probabilities of the candidates</h2>{plot(LOGPROB, "% of the responses", histograms)}
+<h2>Training</h2>{plot("step", "loss per target token", figures["losses"])}
+<h2>Examples</h2>{"".join(map(example, figures["examples"]))}
+{"".join(pre[4:])}
+<h2>What the figures mean</h2><p>{MEANING}</p>
+"""
+    write_text(Path(out) / "report.html", page)
     return figures
+
+
+def main():
+    try:
+        print(text(write(sys.argv[-1])))
+    except InputError as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

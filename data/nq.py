@@ -1,119 +1,86 @@
-"""Reading comprehension: questions about a passage, some of which it does not answer. Two published formats, told by file name.
+"""Reading comprehension: questions about a passage, some of which it does not answer.
 
-Natural Questions (Kwiatkowski et al., TACL 2019) as prepared by Lavi et al. (arXiv 2509.22449): {answerable,unanswerable}_{train,
-val,val2,test}.json, lists of {"instruction", "gt_answer"}: an instruction reads "… Passage: … Question: … Answer:", an answer is
-a text, a JSON list of texts in a text, or empty. train, val and val2 (which may be absent) make the training split.
-SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822): train-v2.0.json, and dev-v2.0.json as the test split.
-
-Both classes are merged. A question of the test split leaves the training split, whatever its passage; of equal questions about
-one passage the first is kept. Passages and answers stay as published ("present - day", "`` word ''"): the judge normalises.
-Not covered: long answers and the positions of answers.
+Natural Questions (Kwiatkowski et al. 2019) as Lavi et al. prepared it (arXiv 2509.22449):
+{answerable,unanswerable}_{train,val,val2,test}.json, lists of {"instruction", "gt_answer"}.
+SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822): train-v2.0.json, and dev-v2.0.json to test on.
+Passages and answers stay as published.
 """
+
 import json
-import re
 from pathlib import Path
 
-from data import Example
-from files import InputError, gather, read_json, whole_text
+from data import Example, user
+from data.rows import parse_rows, some, text
+from files import InputError, read_json
 
-ABSTAIN = "unanswerable"  # what to say where the passage has no answer
-PARTS = {"train": ("train", "val", "val2"), "test": ("test",)}
+JUDGE = "reading"
+MAX_NEW_TOKENS = 64
+ABSTAIN = "unanswerable"  # what to say if the passage has no answer
+PARTS = {"train": ("train", "val", "val2"), "test": ("test",)}  # val and val2 may be absent
 SQUAD = {"train": "train-v2.0.json", "test": "dev-v2.0.json"}
-KINDS = {list: "a list", str: "a text that is not empty", bool: "true or false"}
 
-# Both chosen by measurement on two checkpoints (NOTES.md, "The requests for an answer from a passage").
 PROMPT = """Passage: {passage}
 
 Question: {question}
 
-Reply with the answer alone, in a few words of the passage, or with "unanswerable" if the passage does not say it."""
+Reply with the answer alone, in a few words of the passage, or with "unanswerable" if the passage \
+does not say it."""
 PARAPHRASE = """{prompt}
 
 Reference answer: {gold}
 
-Say the same as the reference answer in one short sentence of your own. If it is "unanswerable", say that the passage does not \
-answer the question."""
+Say the same as the reference answer in one short sentence of your own. If it is "unanswerable", \
+say that the passage does not answer the question."""
 
 
 def load(directory, split):
-    """Examples of the split "train" or "test"; InputError names the file and the row that is bad."""
-    rows, examples = list(read(Path(directory), split)), {}
-    asked = {same(question) for _, _, question, _ in read(Path(directory), "test")} if split == "train" else ()
-    for id, passage, question, answers in rows:
-        if same(question) not in asked:
-            example = Example(id, PROMPT.format(passage=passage, question=question), answers[0] if answers else ABSTAIN,
-                              {"answers": answers, "question": question})
-            examples.setdefault((passage, same(question)), example)
-    if not examples:
-        raise InputError(f"{directory}: no examples of the {split} split; download the files again, or name a folder that has rows")
-    return list(examples.values())
+    """Examples of the split "train" or "test". InputError names file and row of bad rows."""
+    directory = Path(directory)
+    if (directory / SQUAD[split]).exists():
+        return some(load_squad(directory / SQUAD[split]), directory)
+    examples = []
+    for kind in "answerable", "unanswerable":
+        for part in PARTS[split]:
+            file = directory / f"{kind}_{part}.json"
+            if file.exists() or part == split:
+                examples += load_nq(file, kind == "answerable")
+    return some(examples, directory)
 
 
-def same(question):
-    """A question without case, punctuation and white space: those that share it are the same."""
-    return " ".join(re.findall(r"\w+", question.casefold()))
+def load_nq(file, answerable):
+    def parse(number, row):
+        instruction = text(row, "instruction").rstrip().removesuffix("Answer:")
+        passage, _, question = instruction.partition("Passage:")[2].rpartition("Question:")
+        if not passage.strip() or not question.strip():
+            raise InputError('"instruction" should read "… Passage: … Question: … Answer:"')
+        answer = row["gt_answer"]
+        answers = [answer] if answer else []
+        if answer.startswith("["):
+            answers = json.loads(answer)
+        if bool(answers) != answerable:
+            raise InputError('"gt_answer" should be empty in unanswerable_*.json alone')
+        return example(f"{file.name}:{number}", passage, question, answers)
+
+    return parse_rows(file, read_json(file, list), parse)
 
 
-def read(directory, split):
-    """Yield (id, passage, question, answers) of a split's files, answers [] where the passage has none."""
-    classes = ("answerable", "unanswerable")
-    if any((directory / f"{name}_{part}.json").exists() for name in classes for part in ("train", "test")):
-        for name in classes:
-            for part in PARTS[split]:
-                file = directory / f"{name}_{part}.json"
-                if file.exists() or not part.startswith("val"):
-                    yield from read_nq(file, name == "answerable")
-    elif any((directory / file).exists() for file in SQUAD.values()):
-        yield from read_squad(directory / SQUAD[split])
-    else:
-        raise InputError(f"{directory}: has neither {{answerable,unanswerable}}_{{train,test}}.json nor {{train,dev}}-v2.0.json; "
-                         "`python data/fetch.py nq` downloads the former")
+def load_squad(file):
+    def parse(number, article):
+        examples = []
+        for paragraph in article["paragraphs"]:
+            for row in paragraph["qas"]:
+                answers = [answer["text"] for answer in row["answers"]]
+                id = f"{file.name}:{row['id']}"
+                examples.append(example(id, paragraph["context"], row["question"], answers))
+        return examples
+
+    articles = read_json(file, dict).get("data", [])
+    return sum(parse_rows(file, articles, parse), [])
 
 
-def read_nq(file, answerable):
-    def parse(numbered):
-        where, row = f"{file}: row {numbered[0]}", numbered[1]
-        instruction, answer = field(row, "instruction", str, where), row.get("gt_answer")
-        parts = re.fullmatch(r"(?s).*?Passage:(.*)Question:(.*)Answer:\s*", instruction)  # a passage may say "Question:"
-        if not parts or not parts[1].strip() or not parts[2].strip():
-            raise InputError(f"{where}: \"instruction\" should read \"… Passage: … Question: … Answer:\"; mend or remove it")
-        try:
-            answers = json.loads(answer) if answer.startswith("[") else [answer] if answer.strip() else []
-        except (AttributeError, ValueError, RecursionError):
-            answers = [None]
-        if not all(isinstance(a, str) and a.strip() for a in answers) or bool(answers) != answerable:
-            form = "a text, or a JSON list of texts in a text" if answerable else "an empty text"
-            raise InputError(f"{where}: \"gt_answer\" should be {form}, found {answer!a:.60}; mend or remove it")
-        answers = [field({"gt_answer": a}, "gt_answer", str, where).strip() for a in answers]
-        return f"{file.name}:{numbered[0]}", parts[1].strip(), parts[2].strip(), answers
-    rows = read_json(file)
-    return gather(enumerate(rows if isinstance(rows, list) else [rows], 1), parse)
-
-
-def read_squad(file):
-    def parse(item):
-        here, context, row = item
-        id, question = field(row, "id", str, here), " ".join(field(row, "question", str, here).split())
-        answers = [field(x, "text", str, here).strip() for x in field(row, "answers", list, here)]
-        if field(row, "is_impossible", bool, here) == bool(answers):
-            raise InputError(f"{here}: \"is_impossible\" and \"answers\" contradict each other; mend or remove it")
-        if ids.setdefault(id, here) != here:
-            raise InputError(f"{here}: the id {id!a:.60} stands in this file twice; remove one of them")
-        return f"{file.name}:{id}", context, question, list(dict.fromkeys(answers))
-    items, ids = [], {}
-    for a, article in enumerate(field(read_json(file), "data", list, file), 1):
-        for p, paragraph in enumerate(field(article, "paragraphs", list, f"{file}: article {a}"), 1):
-            where = f"{file}: article {a}, paragraph {p}"
-            context = field(paragraph, "context", str, where).strip()
-            items += [(f"{where}, question {q}", context, row) for q, row in enumerate(field(paragraph, "qas", list, where), 1)]
-    return gather(items, parse)
-
-
-def field(row, key, kind, where):
-    value = row.get(key) if isinstance(row, dict) else None
-    if not isinstance(value, kind) or kind is str and not value.strip():
-        raise InputError(f"{where}: \"{key}\" should be {KINDS[kind]}, found {value!a:.60}; mend or remove it")
-    try:
-        return whole_text(value) if kind is str else value
-    except InputError as error:
-        raise InputError(f"{where}: {error}; mend or remove it")
+def example(id, passage, question, answers):
+    answers = [text({"answer": answer}, "answer").strip() for answer in answers]
+    gold = answers[0] if answers else ABSTAIN
+    question = question.strip()
+    messages = user(PROMPT.format(passage=passage.strip(), question=question))
+    return Example(id, messages, gold, {"answers": answers, "question": question})

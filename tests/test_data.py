@@ -1,226 +1,304 @@
-"""data/mbpp.py and data/nq.py: the embedded samples, the published sets where they are at hand, broken rows, SQuAD's format.
+"""The tasks of data/: what a row becomes, which rows are refused, and the sets themselves.
 
-S3FT_DATA names a folder with mbpp/ and nq/ as published; without it the sets fetched into data/ are used, if they are there.
+S3FT_DATA names a folder with the published sets (gsm8k/, …). Without it the sets that were
+fetched into data/ are used, if they are there.
 """
+
 import json
 import os
+import re
+from fractions import Fraction
 from pathlib import Path
 
-import judges
 import pytest
-from data import mbpp, nq
+
+import judges
+from data import Example, gsm8k, jsonl, mbpp, nq, user
 from files import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT / "data" / "sample"
-TASKS = {"mbpp": mbpp, "nq": nq}
-
-
-def published(task):
-    folders = [Path(os.environ["S3FT_DATA"]) / task] if "S3FT_DATA" in os.environ else []
-    folder = next((f for f in [*folders, ROOT / "data" / task] if f.is_dir()), None)
-    return folder or pytest.skip(f"needs the published {task}: set S3FT_DATA or run python data/fetch.py {task}")
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = {"gsm8k": gsm8k, "mbpp": mbpp, "nq": nq}
 
 
 def folder_of(task, source):
-    return SAMPLE / task if source == "sample" else published(task)
+    if source == "sample":
+        return ROOT / "data/sample" / task
+    for folder in Path(os.environ.get("S3FT_DATA", ROOT / "data")), ROOT / "data":
+        if (folder / task).is_dir():
+            return folder / task
+    pytest.skip(f"needs the published {task}: set S3FT_DATA or run python data/fetch.py {task}")
 
 
-def refused(task, folder, split="train"):
+def write(path, *rows):
+    """Write rows, or bytes as they are, as lines of a file; return its folder."""
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path.parent
+
+
+def refused(load, *args):
     with pytest.raises(InputError) as error:
-        TASKS[task].load(folder, split)
-    assert "\n" not in str(error.value)
+        load(*args)
     return str(error.value)
 
 
-# ---- what holds of every set ----
+# Whole sets
 
-COUNTS = {("mbpp", "sample"): {"train": 54, "validation": 12, "test": 35}, ("nq", "sample"): {"train": 132, "test": 84},
-          ("mbpp", "published"): {"train": 374, "validation": 90, "test": 500},
-          ("nq", "published"): {"train": 3800, "test": 2000}}
+COUNTS = {
+    ("gsm8k", "sample"): {"train": 220, "test": 110},
+    ("mbpp", "sample"): {"train": 54, "validation": 12, "test": 35},
+    ("nq", "sample"): {"train": 132, "test": 84},
+    ("gsm8k", "published"): {"train": 7473, "test": 1319},
+    ("mbpp", "published"): {"train": 374, "validation": 90, "test": 500},
+    ("nq", "published"): {"train": 3800, "test": 2000},
+}
 
 
 @pytest.mark.parametrize("task, source", COUNTS)
 def test_counts_and_ids(task, source):
-    splits = {split: TASKS[task].load(folder_of(task, source), split) for split in COUNTS[task, source]}
-    assert {split: len(examples) for split, examples in splits.items()} == COUNTS[task, source]
-    examples = sum(splits.values(), [])
-    assert len({e.id for e in examples}) == len(examples)
-    assert all(e.prompt.strip() and e.gold.strip() for e in examples)
-    request = TASKS[task].PARAPHRASE.format(prompt=examples[0].prompt, gold=examples[0].gold)
-    assert examples[0].prompt in request and examples[0].gold in request
+    module = TASKS[task]
+    judge, _ = judges.JUDGES[module.JUDGE]
+    for split, count in COUNTS[task, source].items():
+        examples = module.load(folder_of(task, source), split)
+        assert len({example.id for example in examples}) == len(examples) == count
+        for example in examples:
+            assert example.question.strip() and example.gold.strip()
+            if source == "sample" and task != "mbpp":  # programs: see test_judges.py
+                assert judge(example.gold, example).correct, example.id
+        request = module.PARAPHRASE.format(prompt=example.question, gold=example.gold)
+        assert example.question in request and example.gold in request
 
 
 @pytest.mark.parametrize("source", ["sample", "published"])
-def test_no_question_on_both_sides(source):
-    folder = folder_of("nq", source)
-    train, test = ({nq.same(e.check["question"]) for e in nq.load(folder, split)} for split in ("train", "test"))
-    assert train and test and not train & test
-
-
-@pytest.mark.parametrize("source", ["sample", "published"])
-def test_nq_has_as_many_questions_without_an_answer(source):
+def test_half_of_nq_has_no_answer_and_no_question_is_on_both_sides(source):
+    questions = {}
     for split in ("train", "test"):
         examples = nq.load(folder_of("nq", source), split)
-        assert sum(not e.check["answers"] for e in examples) == len(examples) / 2
-        for e in examples:
-            assert e.check["question"] in e.prompt and "Passage: " in e.prompt and nq.ABSTAIN in e.prompt
-            assert e.gold == (e.check["answers"][0] if e.check["answers"] else nq.ABSTAIN)
-    if source == "sample":
-        assert all(e.gold in e.prompt for e in nq.load(SAMPLE / "nq", "train") + nq.load(SAMPLE / "nq", "test"))
+        assert sum(not example.check["answers"] for example in examples) == len(examples) / 2
+        texts = [example.check["question"] for example in examples]
+        questions[split] = {" ".join(re.findall(r"\w+", text.casefold())) for text in texts}
+    assert not questions["train"] & questions["test"]
 
 
-@pytest.mark.parametrize("source", ["sample", "published"])
-def test_judge_accepts_every_gold_answer_and_no_abstention_for_it(source):
-    for split in ("train", "test"):
-        for e in nq.load(folder_of("nq", source), split):
-            for gold in e.check["answers"] or [nq.ABSTAIN]:
-                assert judges.reading(gold, e).correct, (e.id, gold)
-            assert judges.reading(nq.ABSTAIN, e).correct == (not e.check["answers"]), e.id
+def test_the_arithmetic_of_the_sample_is_right():
+    """Each mark <<expression=value>> holds and is followed by its value; the last is the answer."""
+    questions = set()
+    for name in "train.jsonl", "test.jsonl":
+        for line in (folder_of("gsm8k", "sample") / name).read_text().splitlines():
+            row = json.loads(line)
+            questions.add(re.sub(r"\d+(?:[.,]\d+)*", "#", row["question"]).lower())
+            text = row["answer"].replace(",", "")
+            marks = re.findall(r"<<([-+*/().0-9 ]+)=([-0-9.]+)>>(\S*)", text)
+            assert 1 <= len(marks) <= 3 and len(marks) == text.count("<<"), line
+            for expression, value, shown in marks:
+                exact = re.sub(r"([0-9.]+)", r"Fraction('\1')", expression)
+                assert eval(exact) == Fraction(value) and shown.startswith(value), line
+            assert text.endswith(f"\n#### {value}"), line
+    assert len(questions) == 330
 
 
-def test_judge_accepts_every_gold_program_of_the_sample():
-    for split in mbpp.SPLITS:
-        for e in mbpp.load(SAMPLE / "mbpp", split):
-            verdict = judges.code(e.gold, e, unsafe=True)  # our own programs, also where nothing isolates them
-            assert verdict.correct, (e.id, verdict)
+# What a row becomes
+
+GSM8K = {"question": " How many? ", "answer": "Half is 24/2 = <<24/2=12>>12.\n#### 1,012"}
+MBPP = {
+    "text": "Add.",
+    "code": 'import re\r\ndef add(a, b):\r\n\treturn a + b  # "\\d"\r\n',
+    "task_id": 601,
+    "test_setup_code": "x = 1\r\ny = 2",
+    "test_list": ["assert add(1, 2) == 3", "assert add(x, y) == 3"],
+    "challenge_test_list": ["assert add(0, 0) == 0"],
+}
+OWN = {"prompt": "Say yes.", "gold": "yes"}
+NQ = {"instruction": "Read. Passage: The sky. Question: Who? Answer:", "gt_answer": "the sky"}
+SVAMP = {"Body": "Ann has 5 pens. She lost 2 ", "Question": "How many are left?", "Answer": 3.0}
 
 
-# ---- MBPP ----
-
-ROW = {"text": "Add.", "code": "import re\r\ndef add(a, b):\r\n\treturn a + b  # \"\\d\"\r\n", "task_id": 601,
-       "test_setup_code": "x = 1\r\ny = 2", "test_list": ["assert add(1, 2) == 3", "assert add(x, y) == 3"],
-       "challenge_test_list": ["assert add(0, 0) == 0"]}
-
-
-def write(path, *rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
-    return path.parent
+def test_gsm8k(tmp_path):
+    (example,) = gsm8k.load(write(tmp_path / "test.jsonl", GSM8K), "test")
+    prompt = gsm8k.PROMPT.format(question="How many?")
+    gold = "Half is 24/2 = 12.\n#### 1,012"
+    assert example == Example("test.jsonl:1", user(prompt), gold, {"answer": "1,012"})
 
 
-def test_mbpp_row(tmp_path):
-    folder = write(tmp_path / "mbpp.jsonl", {**ROW, "task_id": 3}, "", {**ROW, "extra": 1}, {**ROW, "task_id": 510})
-    example, = mbpp.load(folder, "train")
+def test_svamp(tmp_path):
+    (tmp_path / "SVAMP.json").write_text(json.dumps([SVAMP, {**SVAMP, "Answer": 3.5}]))
+    first, second = gsm8k.load_svamp(tmp_path)
+    prompt = gsm8k.PROMPT.format(question="Ann has 5 pens. She lost 2 How many are left?")
+    assert first == Example("SVAMP.json:1", user(prompt), "#### 3", {"answer": "3"})
+    assert second.check == {"answer": "3.5"}
+    for answer in "many", None, True, float("inf"), 10**400:
+        rows = [SVAMP, {**SVAMP, "Answer": answer}, "x"]
+        (tmp_path / "SVAMP.json").write_text(json.dumps(rows))
+        first, second = refused(gsm8k.load_svamp, tmp_path).split("\n")
+        assert 'SVAMP.json: row 2: "Answer" should be a number; mend' in first
+        assert "SVAMP.json: row 3: not as published" in second
+
+
+def test_mbpp(tmp_path):
+    rows = {**MBPP, "task_id": 3}, b"", {**MBPP, "extra": 1}, {**MBPP, "task_id": 510}
+    folder = write(tmp_path / "mbpp.jsonl", *rows)
+    (example,) = mbpp.load(folder, "train")
+    tests = ["assert add(1, 2) == 3", "assert add(x, y) == 3", "assert add(0, 0) == 0"]
     assert example.id == "mbpp.jsonl:3"
-    assert example.gold == "```python\nimport re\ndef add(a, b):\n\treturn a + b  # \"\\d\"\n```"
-    assert example.check == {"tests": [*ROW["test_list"], "assert add(0, 0) == 0"], "setup": "x = 1\ny = 2"}
-    assert "Add." in example.prompt and ROW["test_list"][0] in example.prompt
-    assert not any(test in example.prompt for test in example.check["tests"][1:])
-    assert [e.id for e in mbpp.load(folder, "test")] == ["mbpp.jsonl:4"]
-    assert "no task of the validation split" in refused("mbpp", folder, "validation")
+    assert example.gold == '```python\nimport re\ndef add(a, b):\n\treturn a + b  # "\\d"\n```'
+    assert example.check == {"tests": tests, "setup": "x = 1\ny = 2"}
+    shown = [test in example.question for test in tests]
+    assert shown == [True, False, False] and "Task: Add.\n" in example.question
+    assert [example.id for example in mbpp.load(folder, "test")] == ["mbpp.jsonl:4"]
 
 
-@pytest.mark.parametrize("change, message", [
-    *[({key: None}, f'"{key}" should be') for key in ROW], ({"task_id": "601"}, '"task_id" should be a int'),
-    ({"task_id": True}, '"task_id" should be'), ({"text": ""}, '"text" should be'), ({"test_list": []}, '"test_list" should be'),
-    ({"test_list": "assert add(1, 2) == 3"}, '"test_list" should be'), ({"code": "def add(:"}, "is not Python"),
-    ({"code": "x = '\0'"}, "character 6"), ({"test_setup_code": "x ="}, "is not Python"),
-    ({"test_list": ["assert add(1, 2) == 3", "add(1, 2)"]}, "a test should be one assert statement, found 'add(1, 2)'"),
-    ({"test_list": ["assert add(1, 2"]}, "one assert statement"), ({"test_list": ["assert 1; assert 2"]}, "one assert statement"),
-    ({"test_list": [7]}, "one assert statement, found 7"), ({"challenge_test_list": [""]}, "one assert statement"),
-    ({"code": "(" * 10_000 + ")" * 10_000}, "is not Python"), ({"task_id": 602}, '"task_id" 602 stands in line 2 already')])
-def test_mbpp_bad_row(tmp_path, change, message):
-    folder = write(tmp_path / "mbpp.jsonl", {**ROW, "task_id": 20}, {**ROW, "task_id": 602}, {**ROW, **change})
-    line = refused("mbpp", folder)
-    assert line.startswith(f"{tmp_path}/mbpp.jsonl:3: {message}" if message[0] in '"a' else f"{tmp_path}/mbpp.jsonl:3: ")
-    assert message in line and "mend" in line
+def nq_folder(folder, **files):
+    """Write NQ's files: those of the keywords, each a list of rows, the others empty."""
+    names = [
+        f"{kind}_{part}" for part in ("train", "test") for kind in ("answerable", "unanswerable")
+    ]
+    for name, rows in {**dict.fromkeys(names, []), **files}.items():
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    return folder
 
 
-def test_mbpp_missing_key_and_file(tmp_path):
-    folder = write(tmp_path / "mbpp.jsonl", {key: ROW[key] for key in ROW if key != "challenge_test_list"})
-    assert '"challenge_test_list" should be' in refused("mbpp", folder)
-    assert refused("mbpp", tmp_path / "no").startswith(f"{tmp_path}/no/mbpp.jsonl: no such file;")
-
-
-# ---- Natural Questions and SQuAD ----
-
-def instruction(passage, question):
-    return f"Given the passage, answer.\n   Passage: {passage} \n   Question: {question} \n   Answer: "
-
-
-def nq_folder(path, answerable, unanswerable=(("It rains.", "why does it rain ?", ""),), part="train"):
-    for name, rows in ("answerable", answerable), ("unanswerable", unanswerable):
-        rows = [row if isinstance(row, dict) else {"instruction": instruction(*row[:2]), "gt_answer": row[2]} for row in rows]
-        (path / f"{name}_{part}.json").write_text(json.dumps(rows), encoding="utf-8")
-    return path
-
-
-def test_nq_rows(tmp_path):
+def test_nq(tmp_path):
     odd = "Question: is this { a question } ? Answer: no . Passage: here ends"
-    nq_folder(tmp_path, [(odd, "who asks ?", "Ann"), ("Bo sat .", "Who sat?", "Bo"), ("Bo sat .", "who  SAT", "he")])
-    nq_folder(tmp_path, [("Cy ran .", "who ran ?", '["Cy", " Cy X "]')], [("Cy ran .", "who swam ?", "")], part="test")
-    first, second, third = nq.load(tmp_path, "train")
-    assert odd in first.prompt and (first.id, first.gold) == ("answerable_train.json:1", "Ann")
-    assert first.check == {"answers": ["Ann"], "question": "who asks ?"}
-    assert second.id == "answerable_train.json:2" and second.gold == "Bo"  # the first of equal questions about a passage
-    assert third.gold == "unanswerable" and third.check == {"answers": [], "question": "why does it rain ?"}
-    assert [e.check["answers"] for e in nq.load(tmp_path, "test")] == [["Cy", "Cy X"], []]
-
-
-def test_nq_val_files_are_training_rows_and_test_questions_leave(tmp_path):
-    nq_folder(tmp_path, [("Al ate .", "who ate ?", "Al")])
-    nq_folder(tmp_path, [("Di dug .", "who dug ?", "Di"), ("Ed won .", "Who won ?", "Ed")], [], part="val2")
-    nq_folder(tmp_path, [("Flo won .", "who won", "Flo")], part="test")
-    assert [e.id for e in nq.load(tmp_path, "train")] == ["answerable_train.json:1", "answerable_val2.json:1"]
-    (tmp_path / "unanswerable_train.json").unlink()
-    assert refused("nq", tmp_path).startswith(f"{tmp_path}/unanswerable_train.json: no such file;")
-
-
-@pytest.mark.parametrize("row, message", [
-    (("p", "q", ""), '"gt_answer" should be a text'), (("p", "q", "[]"), '"gt_answer" should be'),
-    (("p", "q", '["a", ""]'), '"gt_answer" should be'), (("p", "q", "[1]"), '"gt_answer" should be'),
-    (("p", "q", '["a"'), '"gt_answer" should be'), (("p", "q", None), '"gt_answer" should be'),
-    (("p", "q", ["a"]), '"gt_answer" should be'), ((" ", "q", "a"), '"instruction" should read'),
-    (("p", " ", "a"), '"instruction" should read'), ({"gt_answer": "a"}, '"instruction" should be a text'),
-    ({"instruction": "Passage: p Question: q", "gt_answer": "a"}, '"instruction" should read "… Passage: …')])
-def test_nq_bad_row(tmp_path, row, message):
-    nq_folder(nq_folder(tmp_path, [("p", "r", "a"), row]), [("p", "s", "a")], part="test")
-    assert refused("nq", tmp_path).startswith(f"{tmp_path}/answerable_train.json: row 2: {message}")
-
-
-def test_nq_bad_files(tmp_path):
-    line = refused("nq", tmp_path)
-    assert str(tmp_path) in line and "unanswerable" in line and "dev" in line and "python data/fetch.py nq" in line
-    nq_folder(tmp_path, [("p", "q", "a")], [("p", "r", "b")], part="test")
-    assert "unanswerable_test.json: row 1: \"gt_answer\" should be an empty text, found 'b'" in refused("nq", tmp_path, "test")
-    (tmp_path / "answerable_test.json").write_text('["x"]')
-    assert "answerable_test.json: row 1: \"instruction\" should be" in refused("nq", tmp_path, "test")
-    (tmp_path / "answerable_test.json").write_text("[")
-    assert "cannot be read as JSON" in refused("nq", tmp_path, "test")
-
-
-def squad(path, *rows, context=" The {sea} is blue . "):
-    """rows: (id, question, answers, is_impossible)."""
-    qas = [{"id": i, "question": q, "answers": [{"text": a, "answer_start": 0} for a in answers], "is_impossible": impossible,
-            **({"plausible_answers": []} if impossible else {})} for i, q, answers, impossible in rows]
-    path.write_text(json.dumps({"version": "v2.0", "data": [{"title": "Sea", "paragraphs": [{"context": context, "qas": qas}]}]}))
-    return path.parent
+    instruction = f"Read.\nPassage: {odd} \nQuestion: who asks ? \nAnswer: "
+    rows = [{"instruction": instruction, "gt_answer": a} for a in ("Ann", '["Cy", " Cy X "]')]
+    empty = {**NQ, "gt_answer": ""}
+    nq_folder(tmp_path, answerable_train=rows, answerable_val2=[NQ], unanswerable_train=[empty])
+    first, second, third, fourth = nq.load(tmp_path, "train")
+    prompt = nq.PROMPT.format(passage=odd, question="who asks ?")
+    check = {"answers": ["Ann"], "question": "who asks ?"}
+    assert first == Example("answerable_train.json:1", user(prompt), "Ann", check)
+    assert second.gold == "Cy" and second.check["answers"] == ["Cy", "Cy X"]
+    assert third.id == "answerable_val2.json:1"
+    assert fourth.gold == "unanswerable" and fourth.check == {"answers": [], "question": "Who?"}
 
 
 def test_squad(tmp_path):
-    squad(tmp_path / "train-v2.0.json", ("a1", "What is blue?", ["The {sea}"], False), ("a2", "What is red?", [], True),
-          ("a3", "what is BLUE", ["sea"], False), ("a4", "Who swims?", [], True))
-    squad(tmp_path / "dev-v2.0.json", ("b1", "What colour?", ["blue", "blue", "is blue"], False), ("b2", "who swims", [], True))
-    train, test = nq.load(tmp_path, "train"), nq.load(tmp_path, "test")
-    assert [(e.id, e.gold) for e in train] == [("train-v2.0.json:a1", "The {sea}"), ("train-v2.0.json:a2", "unanswerable")]
-    assert [(e.id, e.check) for e in test] == [
-        ("dev-v2.0.json:b1", {"answers": ["blue", "is blue"], "question": "What colour?"}),
-        ("dev-v2.0.json:b2", {"answers": [], "question": "who swims"})]
-    prompt = train[0].prompt.replace("What is blue?", "why is the sea wet ?").replace("The {sea} is blue .", "p .")
-    nq_folder(tmp_path, [("p .", "why is the sea wet ?", "a")])
-    nq_folder(tmp_path, [("p .", "who ?", "a")], part="test")
-    assert nq.load(tmp_path, "train")[0].prompt == prompt  # both formats, one prompt
+    file = tmp_path / "dev-v2.0.json"
+    questions = [
+        {"id": "a1", "question": " What? ", "answers": [{"text": "sea"}], "is_impossible": False},
+        {"id": "a2", "question": "Who?", "answers": [], "is_impossible": True},
+    ]
+    paragraph = {"context": " The {sea} is blue. ", "qas": questions}
+    file.write_text(json.dumps({"data": [{"title": "Sea", "paragraphs": [paragraph]}]}))
+    first, second = nq.load(tmp_path, "test")
+    prompt = nq.PROMPT.format(passage="The {sea} is blue.", question="What?")
+    check = {"answers": ["sea"], "question": "What?"}
+    assert first == Example("dev-v2.0.json:a1", user(prompt), "sea", check)
+    assert second.gold == "unanswerable" and second.check["answers"] == []
+    file.write_text(json.dumps({"data": [{"paragraphs": [{"qas": questions}]}]}))
+    with pytest.raises(InputError, match="dev-v2.0.json: row 1: .*KeyError: 'context'"):
+        nq.load(tmp_path, "test")
 
 
-@pytest.mark.parametrize("row, message", [
-    (("a", "Who?", [], False), "contradict"), (("a", "Who?", ["x"], True), "contradict"),
-    (("a", "Who?", [""], False), '"text" should be'),
-    (("a", " ", ["x"], False), '"question" should be'), ((1, "Who?", ["x"], False), '"id" should be'),
-    (("b", "Who?", [], True), "the id 'b' stands in this file twice"), (("a", "Who?", ["x"], "no"), '"is_impossible" should be')])
-def test_squad_bad_row(tmp_path, row, message):
-    squad(tmp_path / "dev-v2.0.json", ("b", "What?", [], True), row)
-    line = refused("nq", tmp_path, "test")
-    assert line.startswith(f"{tmp_path}/dev-v2.0.json: article 1, paragraph 1, question 2: ") and message in line
-    (tmp_path / "dev-v2.0.json").write_text('{"data": [{"paragraphs": 3}]}')
-    assert '/dev-v2.0.json: article 1: "paragraphs" should be a list' in refused("nq", tmp_path, "test")
-    assert refused("nq", tmp_path).startswith(f"{tmp_path}/train-v2.0.json: no such file;")
+def test_jsonl(tmp_path):
+    file = tmp_path / "t.jsonl"
+    write(file, {**OWN, "answer": "7", "more": 1}, b"", OWN)
+    first, second = jsonl.load(file, "exact")
+    assert first == Example("t.jsonl:1", user("Say yes."), "yes", {"answer": "7"})
+    assert second == Example("t.jsonl:3", user("Say yes."), "yes", {"answer": "yes"})
+    assert jsonl.load(file, "reading")[0].check == {"answers": [], "question": ""}
+    with pytest.raises(InputError, match='t.jsonl:3: "answer" should be a text; mend'):
+        jsonl.load(file, "numeric")
+    for field, judge in ("answer", "numeric"), ("answers", "reading"), ("tests", "code"):
+        write(file, {**OWN, field: "7"}, OWN)
+        assert jsonl.default_judge(file) == judge
+    write(file, OWN, {**OWN, "answer": "7"})
+    assert jsonl.default_judge(file) == "exact"
+
+
+def test_a_prompt_stands_on_one_side_only():
+    examples = [Example(str(n), user(f"prompt {n % 10}"), "g") for n in range(30)]
+    train, test = jsonl.split(examples, 0.3, 0)
+    assert len(train) == 21 and len(test) == 9
+    assert not {e.question for e in train} & {e.question for e in test}
+    assert jsonl.split(examples, 0.3, 0) == (train, test) != jsonl.split(examples, 0.3, 1)
+
+
+# Bad rows
+
+FILES = {"gsm8k": "train.jsonl", "mbpp": "mbpp.jsonl", "own": "own.jsonl"}
+ROWS = {"gsm8k": GSM8K, "mbpp": MBPP, "own": OWN}
+
+
+def load_file(task, folder):
+    if task == "own":
+        return jsonl.load(folder / "own.jsonl", "exact")
+    return TASKS[task].load(folder, "train")
+
+
+BAD = [
+    ("gsm8k", b"{'a': 1}", "not JSON"),
+    ("gsm8k", b"[1, 2]", "a JSON object was expected"),
+    ("gsm8k", b'{"question": "caf\xe9"}', "not UTF-8"),
+    ("gsm8k", b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON"),
+    ("gsm8k", {"question": 7}, '"question" should be a text that is not empty'),
+    ("gsm8k", {"question": "a\0b"}, "'\\x00' at character 2"),
+    ("gsm8k", {"answer": "1 + 1 = 2"}, 'a last line "#### number"'),
+    ("gsm8k", {"answer": "so\n#### 2 or 3"}, 'a last line "#### number"'),
+    ("gsm8k", {"answer": "\n#### 2"}, "a solution"),
+    ("gsm8k", {"answer": "2"}, "a solution"),
+    ("mbpp", {"task_id": 602}, '"task_id" should be a number that no line before has'),
+    ("mbpp", {"task_id": True}, '"task_id" should be a number'),
+    ("mbpp", {"code": "def add(:"}, "not Python: 'def add(:"),
+    ("mbpp", {"code": "(" * 10_000 + ")" * 10_000}, "not Python"),
+    ("mbpp", {"test_setup_code": "x ="}, "not Python"),
+    ("mbpp", {"test_list": []}, '"test_list" should not be empty'),
+    ("mbpp", {"test_list": [7]}, '"test_list" should be a list of texts'),
+    ("mbpp", {"test_list": ["print(1)"]}, "one assert statement, found 'print(1)'"),
+    ("mbpp", {"test_list": ["assert add(1, 2"]}, "not Python: 'assert add(1, 2'"),
+    ("mbpp", {"test_list": ["assert '\ud800'"]}, "'\\ud800' at character 9"),
+    ("own", {"gold": " "}, '"gold" should be a text that is not empty'),
+    ("own", {"answer": 7}, '"answer" should be a text'),
+]
+
+
+@pytest.mark.parametrize("task, bad, message", BAD)
+def test_a_bad_line_is_named(tmp_path, task, bad, message):
+    bad = bad if isinstance(bad, bytes) else {**ROWS[task], **bad}
+    good = [{**ROWS[task], "task_id": n} for n in (602, 700)]
+    said = refused(load_file, task, write(tmp_path / FILES[task], good[0], bad, good[1]))
+    assert said.startswith(f"{tmp_path}/{FILES[task]}:2: ") and message in said
+    assert said.endswith("; mend or remove this line") and "\n" not in said
+
+
+BAD_NQ = [
+    ({"instruction": 7}, '"instruction" should be a text'),
+    ({"instruction": "Passage: x Answer:"}, '"instruction" should read'),
+    ({"gt_answer": ""}, '"gt_answer" should be empty in unanswerable_*.json alone'),
+    ({"gt_answer": None}, "not as published (AttributeError"),
+    ({"gt_answer": '["a", '}, "not as published (JSONDecodeError"),
+    ({"gt_answer": "[1, 2]"}, "should be a text"),
+    ({"gt_answer": '["\\ud800"]'}, "'\\ud800' at character 1"),
+]
+
+
+@pytest.mark.parametrize("change, message", BAD_NQ)
+def test_a_bad_row_of_nq_is_named(tmp_path, change, message):
+    nq_folder(tmp_path, answerable_train=[NQ, {**NQ, **change}])
+    said = refused(nq.load, tmp_path, "train")
+    assert said.startswith(f"{tmp_path}/answerable_train.json: row 2: ")
+    assert message in said and "\n" not in said
+
+
+def test_missing_and_empty_files_are_named(tmp_path):
+    assert f"{tmp_path}/mbpp.jsonl: no such file" in refused(mbpp.load, tmp_path, "train")
+    assert "/answerable_train.json: no such file" in refused(nq.load, tmp_path, "train")
+    assert f"{tmp_path}: no examples" in refused(nq.load, nq_folder(tmp_path), "test")
+    assert "no examples" in refused(mbpp.load, write(tmp_path / "mbpp.jsonl", MBPP), "test")
+    assert "no examples" in refused(gsm8k.load, write(tmp_path / "train.jsonl"), "train")
+    nq_folder(tmp_path, answerable_train={})
+    assert "holds a JSON dict, a list is needed" in refused(nq.load, tmp_path, "train")
+
+
+@pytest.mark.parametrize("task, key", [("gsm8k", "answer"), ("mbpp", "code"), ("own", "gold")])
+def test_ten_faults_are_listed(tmp_path, task, key):
+    bad = [{**ROWS[task], key: ""}, b"{", {**ROWS[task], key: 3}]
+    folder = write(tmp_path / FILES[task], *bad * 4)
+    *named, rest = refused(load_file, task, folder).split("\n")
+    assert [int(line.split(":")[1]) for line in named] == list(range(1, 11)) and rest[0] == "…"
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_byte_order_mark_and_windows_line_ends_are_fine(tmp_path, task):
+    row = b"\xef\xbb\xbf" + json.dumps(ROWS[task]).encode() + b"\r\n\r\n  "
+    assert len(load_file(task, write(tmp_path / FILES[task], row))) == 1

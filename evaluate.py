@@ -1,0 +1,220 @@
+"""Judged responses, scores of a task and of general benchmarks, their intervals and paired tests.
+
+Every response and every scored item goes to a journal at once, so that a killed run goes on.
+"""
+
+import itertools
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+import judges
+import parallel
+import sampler
+from data import Example, benchmarks, gsm8k
+from files import InputError, Journal
+
+RESAMPLES = 10_000  # of the bootstrap
+CHUNK = 100  # texts that are scored together, and lost by a kill
+generated = {"tokens": 0, "seconds": 0.0}  # by this process, for the figures of the run
+
+
+# Responses
+
+
+def generate_and_judge(model, tokenizer, journal, source, asked, judge, limit, **sampling):
+    """Add to `journal`, under `source`, a judged response to each of [(example, prompt ids)].
+
+    At most `limit` tokens, greedy unless `sampling` has a temperature and a seed. What the
+    journal holds already is kept.
+    """
+    todo = [pair for pair in asked if source not in journal.rows.get(pair[0].id, {})]
+    parallel.say(f"{source}: {len(asked) - len(todo)} of {len(asked)} responses are there")
+    todo.sort(key=lambda pair: len(pair[1]))
+    todo = parallel.mine(todo)  # every process gets prompts of all lengths
+
+    def done(index, response):
+        example, _ = todo[index]
+        journal.add(example.id, **{source: response._asdict()})
+        generated["tokens"] += len(response.ids)
+
+    start = time.perf_counter()
+    sampling |= {"on_done": done, "progress": f"{journal.path.parent.name}: {source}"}
+    sampler.generate(model, tokenizer, [prompt for _, prompt in todo], limit, **sampling)
+    generated["seconds"] += time.perf_counter() - start
+    journal.sync()
+
+    pairs = []
+    for example, _ in asked:
+        response = journal.rows[example.id][source]
+        if "correct" not in response:
+            pairs.append((response, example))
+    pairs = parallel.mine(pairs)
+    for (response, example), verdict in zip(pairs, judge_all(judge, pairs)):
+        journal.add(example.id, **{source: {**response, **verdict._asdict()}})
+    journal.sync()
+
+
+def judge_all(judge, pairs):
+    """Yield the verdict on each of [(response, example)], in order; several run at a time."""
+
+    def verdict(pair):
+        response, example = pair
+        if response["finish_reason"] != "stop":
+            return judges.Verdict(False, "unfinished")
+        try:
+            return judge(response["text"], example)
+        except InputError as error:
+            raise InputError(f"{example.id}: {error}; mend or remove this row")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(verdict, pairs)
+        yield from tqdm(found, "judge", len(pairs), delay=1, disable=not parallel.is_main)
+
+
+def score(model, items, pairs_of, name):
+    """Yield (item, [log p(text | prompt), …]) of this process's items.
+
+    pairs_of(item): its [(prompt ids, text ids), …].
+    """
+    mine = parallel.mine(items)
+    chunks = [mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)]
+    bar = tqdm(total=len(mine), desc=name, unit="item", disable=not parallel.is_main)
+    for chunk in parallel.in_step(chunks, model):
+        pairs = [pairs_of(item) for item in chunk or []]
+        prompts, texts = zip(*itertools.chain(*pairs)) if pairs else ((), ())
+        values = iter(sampler.logprobs(model, prompts, texts))
+        for item, own in zip(chunk or [], pairs):
+            yield item, [next(values) for _ in own]
+            bar.update()
+    bar.close()
+
+
+# Scores
+
+
+def evaluate(loaded, out, arm, examples, judge, items, limit):
+    """Score a model on the task's test `examples` and on the benchmarks' `items` {name: list}.
+
+    loaded() gives (model, tokenizer); it is called only if something is left to do. Returns
+    {score: {n, score, low, high}}, the task's own under "task". Responses go to out/arm/eval.jsonl,
+    items to out/bench.jsonl.
+    """
+    responses = answer(loaded, out / arm / "eval.jsonl", examples, judge, limit)
+    scores = {"task": estimate([int(response["correct"]) for response in responses])}
+    journal = Journal(out / "bench.jsonl", ("model", "bench", "id"))
+    for name, of in items.items():
+        todo = [item for item in of if (arm, name, item.id) not in journal.rows]
+        if todo:
+            add = add_answers if isinstance(of[0], Example) else add_choices
+            for item, row in add(loaded, out / arm / f"{name}.jsonl", todo):
+                journal.add(item.id, model=arm, bench=name, **row)
+            journal.sync()
+        rows = [journal.rows[arm, name, item.id]["scores"] for item in of]
+        for metric in rows[0]:
+            scores[f"{name} {metric}"] = estimate([row[metric] for row in rows])
+    return scores
+
+
+def answer(loaded, file, examples, judge, limit):
+    """The judged response to each example; those that the journal `file` lacks are generated."""
+    journal = Journal(file)
+    ids = [example.id for example in examples]
+    if not all("correct" in journal.rows.get(id, {}).get("response", {}) for id in ids):
+        model, tokenizer = loaded()
+        asked = [(example, tokenizer.prompt_ids(example.messages)) for example in examples]
+        room = model.config.max_position_embeddings - max(len(prompt) for _, prompt in asked)
+        limit = min(limit, room)
+        generate_and_judge(model, tokenizer, journal, "response", asked, judge, limit)
+        journal.compact(ids)
+    return [journal.rows[id]["response"] for id in ids]
+
+
+def add_answers(loaded, file, examples):
+    """Yield (example, row of bench.jsonl) of a benchmark that is answered in free text."""
+    responses = answer(loaded, file, examples, judges.numeric, gsm8k.MAX_NEW_TOKENS)
+    for example, response in parallel.mine(list(zip(examples, responses))):
+        row = {"context": example.question, "choices": [], "logprobs": []}
+        row |= {"response": response["text"], "scores": {"acc": int(response["correct"])}}
+        yield example, row
+
+
+def add_choices(loaded, file, items):
+    """Yield (item, row of bench.jsonl) of a benchmark with choices, compared by probability."""
+    model, tokenizer = loaded()
+    longest = model.config.max_position_embeddings
+
+    def pairs_of(item):
+        return benchmarks.pairs(tokenizer, item, longest)
+
+    for item, logprobs in score(model, items, pairs_of, f"{file.parent.name}: {file.stem}"):
+        row = {"context": item.context, "choices": item.choices, "logprobs": logprobs}
+        yield item, row | {"scores": benchmarks.scores(item, logprobs)}
+
+
+# Statistics
+
+
+def wilson(correct, n, z=1.96):
+    """95 % interval of a share (Wilson 1927)."""
+    p, scale = correct / n, 1 + z * z / n
+    middle = (p + z * z / (2 * n)) / scale
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap(groups):
+    """95 % interval of the mean over groups of each group's mean (Efron & Tibshirani 1993).
+
+    Items are drawn anew within their group, as counts of its distinct values.
+    """
+    rng, means = np.random.default_rng(0), np.zeros(RESAMPLES)
+    for values in groups:
+        n = len(values)
+        distinct, counts = np.unique(np.array(values, dtype=float), return_counts=True)
+        means += rng.multinomial(n, counts / n, RESAMPLES) @ distinct / n / len(groups)
+    return np.percentile(means, [2.5, 97.5]).round(12).tolist()  # so that a bound of 0 is 0
+
+
+def mcnemar(only_a, only_b):
+    """Exact two-sided p that a alone is right on only_a items, b alone on only_b (McNemar 1947)."""
+    n = only_a + only_b
+    ways = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * ways / 2**n)
+
+
+def estimate(values):
+    """{n, score, low, high} of the items' scores: Wilson's interval of 0 and 1, else bootstrap."""
+    n, binary = len(values), set(values) <= {0, 1}
+    low, high = wilson(sum(values), n) if binary else bootstrap([values])
+    return {"n": n, "score": sum(values) / n, "low": low, "high": high}
+
+
+def compare(pairs):
+    """The mean difference a - b over pairs of tables {id: score}, one pair a benchmark.
+
+    {n, difference, low, high, only_a, only_b, p, outcome}: "higher" or "lower" if the interval
+    leaves out 0 and, where an item scores 0 or 1, McNemar's p is below 0.05. Empty where a pair
+    shares no item.
+    """
+    groups = []
+    for a, b in pairs:
+        groups.append([a[i] - b[i] for i in a if i in b])
+    if not groups or not all(groups):
+        return {}
+    low, high = bootstrap(groups)
+    means = [sum(group) / len(group) for group in groups]
+    found = {"n": sum(map(len, groups)), "difference": sum(means) / len(means)}
+    found |= {"low": low, "high": high}
+    decided = low > 0 or high < 0
+    if len(groups) == 1 and set(groups[0]) <= {-1, 0, 1}:
+        only_a, only_b = groups[0].count(1), groups[0].count(-1)
+        p = mcnemar(only_a, only_b)
+        found |= {"only_a": only_a, "only_b": only_b, "p": p}
+        decided = decided and p < 0.05
+    direction = "higher" if low > 0 else "lower"
+    return found | {"outcome": direction if decided else "not decidable at this n"}
