@@ -16,7 +16,8 @@ import judges
 import parallel
 import sampler
 from data import Example, benchmarks, gsm8k
-from files import InputError, Journal
+from files import InputError
+from journal import Journal
 
 RESAMPLES = 10_000  # of the bootstrap
 CHUNK = 100  # texts that are scored together, and lost by a kill
@@ -26,14 +27,20 @@ generated = {"tokens": 0, "seconds": 0.0}  # by this process, for the figures of
 # Responses
 
 
-def generate_and_judge(model, tokenizer, journal, source, asked, judge, limit, **sampling):
-    """Add to `journal`, under `source`, a judged response to each of [(example, prompt ids)].
+def generate_and_judge(
+    model, tokenizer, journal, source, examples, judge, limit, messages_of=None, **sampling
+):
+    """Add to `journal`, under `source`, a judged response to each example.
 
-    At most `limit` tokens, greedy unless `sampling` has a temperature and a seed. What the
-    journal holds already is kept.
+    What is asked is messages_of(example), unless given the example's own. At most `limit` tokens,
+    greedy unless `sampling` has a temperature and a seed. What the journal holds is kept.
     """
-    todo = [pair for pair in asked if source not in journal.rows.get(pair[0].id, {})]
-    parallel.say(f"{source}: {len(asked) - len(todo)} of {len(asked)} responses are there")
+    todo = []
+    for example in examples:
+        if source not in journal.rows.get(example.id, {}):
+            messages = messages_of(example) if messages_of else example.messages
+            todo.append((example, tokenizer.prompt_ids(messages)))
+    parallel.say(f"{source}: {len(examples) - len(todo)} of {len(examples)} responses are there")
     todo.sort(key=lambda pair: len(pair[1]))
     todo = parallel.mine(todo)  # every process gets prompts of all lengths
 
@@ -48,12 +55,8 @@ def generate_and_judge(model, tokenizer, journal, source, asked, judge, limit, *
     generated["seconds"] += time.perf_counter() - start
     journal.sync()
 
-    pairs = []
-    for example, _ in asked:
-        response = journal.rows[example.id][source]
-        if "correct" not in response:
-            pairs.append((response, example))
-    pairs = parallel.mine(pairs)
+    pairs = [(journal.rows[example.id][source], example) for example in examples]
+    pairs = parallel.mine([pair for pair in pairs if "correct" not in pair[0]])
     for (response, example), verdict in zip(pairs, judge_all(judge, pairs)):
         journal.add(example.id, **{source: {**response, **verdict._asdict()}})
     journal.sync()
@@ -83,7 +86,7 @@ def score(model, items, pairs_of, name):
     """
     mine = parallel.mine(items)
     chunks = [mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)]
-    bar = tqdm(total=len(mine), desc=name, unit="item", disable=not parallel.is_main)
+    bar = parallel.bar(len(mine), name, "item")
     for chunk in parallel.in_step(chunks, model):
         pairs = [pairs_of(item) for item in chunk or []]
         prompts, texts = zip(*itertools.chain(*pairs)) if pairs else ((), ())
@@ -97,61 +100,56 @@ def score(model, items, pairs_of, name):
 # Scores
 
 
-def evaluate(loaded, out, arm, examples, judge, items, limit):
+def evaluate(model, tokenizer, out, arm, examples, judge, items, limit):
     """Score a model on the task's test `examples` and on the benchmarks' `items` {name: list}.
 
-    loaded() gives (model, tokenizer); it is called only if something is left to do. Returns
-    {score: {n, score, low, high}}, the task's own under "task". Responses go to out/arm/eval.jsonl,
-    items to out/bench.jsonl.
+    Returns {score: {n, score, low, high}}, the task's own under "task". Responses go to
+    out/arm/eval.jsonl, items to out/bench.jsonl.
     """
-    responses = answer(loaded, out / arm / "eval.jsonl", examples, judge, limit)
+    responses = answer(model, tokenizer, out / arm / "eval.jsonl", examples, judge, limit)
     scores = {"task": estimate([int(response["correct"]) for response in responses])}
     journal = Journal(out / "bench.jsonl", ("model", "bench", "id"))
     for name, of in items.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
-        if todo:
-            add = add_answers if isinstance(of[0], Example) else add_choices
-            for item, row in add(loaded, out / arm / f"{name}.jsonl", todo):
-                journal.add(item.id, model=arm, bench=name, **row)
-            journal.sync()
-        rows = [journal.rows[arm, name, item.id]["scores"] for item in of]
-        for metric in rows[0]:
-            scores[f"{name} {metric}"] = estimate([row[metric] for row in rows])
+        if todo and isinstance(of[0], Example):
+            rows = add_answers(model, tokenizer, out / arm / f"{name}.jsonl", todo)
+        else:
+            rows = add_choices(model, tokenizer, todo, f"{arm}: {name}")
+        for item, row in rows:
+            journal.add(item.id, model=arm, bench=name, **row)
+        journal.sync()
+        found = [journal.rows[arm, name, item.id]["scores"] for item in of]
+        for metric in found[0]:
+            scores[f"{name} {metric}"] = estimate([row[metric] for row in found])
     return scores
 
 
-def answer(loaded, file, examples, judge, limit):
+def answer(model, tokenizer, file, examples, judge, limit):
     """The judged response to each example; those that the journal `file` lacks are generated."""
     journal = Journal(file)
+    generate_and_judge(model, tokenizer, journal, "response", examples, judge, limit)
     ids = [example.id for example in examples]
-    if not all("correct" in journal.rows.get(id, {}).get("response", {}) for id in ids):
-        model, tokenizer = loaded()
-        asked = [(example, tokenizer.prompt_ids(example.messages)) for example in examples]
-        room = model.config.max_position_embeddings - max(len(prompt) for _, prompt in asked)
-        limit = min(limit, room)
-        generate_and_judge(model, tokenizer, journal, "response", asked, judge, limit)
-        journal.compact(ids)
+    journal.compact(ids)
     return [journal.rows[id]["response"] for id in ids]
 
 
-def add_answers(loaded, file, examples):
+def add_answers(model, tokenizer, file, examples):
     """Yield (example, row of bench.jsonl) of a benchmark that is answered in free text."""
-    responses = answer(loaded, file, examples, judges.numeric, gsm8k.MAX_NEW_TOKENS)
+    limit = gsm8k.MAX_NEW_TOKENS
+    responses = answer(model, tokenizer, file, examples, judges.numeric, limit)
     for example, response in parallel.mine(list(zip(examples, responses))):
         row = {"context": example.question, "choices": [], "logprobs": []}
         row |= {"response": response["text"], "scores": {"acc": int(response["correct"])}}
         yield example, row
 
 
-def add_choices(loaded, file, items):
+def add_choices(model, tokenizer, items, name):
     """Yield (item, row of bench.jsonl) of a benchmark with choices, compared by probability."""
-    model, tokenizer = loaded()
-    longest = model.config.max_position_embeddings
 
     def pairs_of(item):
-        return benchmarks.pairs(tokenizer, item, longest)
+        return benchmarks.pairs(tokenizer, item, model.config.max_position_embeddings)
 
-    for item, logprobs in score(model, items, pairs_of, f"{file.parent.name}: {file.stem}"):
+    for item, logprobs in score(model, items, pairs_of, name):
         row = {"context": item.context, "choices": item.choices, "logprobs": logprobs}
         yield item, row | {"scores": benchmarks.scores(item, logprobs)}
 

@@ -9,9 +9,8 @@ import re
 import shutil
 from pathlib import Path
 
-import parallel
-
 MOST_FAULTS = 10  # bad rows that one error names
+OTHER_FORM = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class InputError(Exception):
@@ -89,53 +88,51 @@ def read_bytes(path):
 
 def read_json(path, kind=object):
     """The value in a JSON file. InputError if it is absent, not JSON, or not of this kind."""
+    data = read_bytes(path)
     try:
-        return parse_json(read_bytes(path), kind)
-    except ValueError as error:
+        return parse_json(data, kind)
+    except InputError as error:
         raise InputError(f"{path}: {error}; mend it or fetch it again")
 
 
 def parse_json(data, kind):
-    """The value in JSON bytes. ValueError says what is wrong with it."""
+    """The value in JSON bytes. InputError says what is wrong with it."""
     try:
         value = json.loads(data.decode("utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deep")
-    except ValueError as error:  # not UTF-8, not JSON, a number of 5,000 digits
-        raise ValueError(f"not JSON ({error})")
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of 5,000 digits, …
+        raise InputError(f"not JSON ({error})")
     if not isinstance(value, kind):
-        raise ValueError(f"holds a JSON {type(value).__name__}, a {kind.__name__} is needed")
+        raise InputError(f"holds a JSON {type(value).__name__}, a {kind.__name__} is needed")
     return value
 
 
 def read_jsonl(path, parse=lambda number, row: (number, row)):
-    """[parse(line number, dict)] of the lines that are not blank, numbered from 1.
-
-    InputError names file and line of bad rows, also those that `parse` refuses by an InputError.
-    """
-
-    def parse_line(numbered):
-        number, line = numbered
-        try:
-            return parse(number, parse_json(line, dict))
-        except (InputError, ValueError) as error:
-            raise InputError(f"{path}:{number}: {error}; mend or remove this line")
-
+    """[parse(line number, dict)] of the lines that are not blank. Errors as in `parse_rows`."""
     lines = enumerate(read_bytes(path).split(b"\n"), 1)
-    return parse_all([(number, line) for number, line in lines if line.strip()], parse_line)
+    numbered = [(number, line) for number, line in lines if line.strip()]
+    parse_line = lambda number, line: parse(number, parse_json(line, dict))  # noqa: E731
+    return parse_rows(f"{path}:", numbered, parse_line)
 
 
-def parse_all(items, parse):
-    """[parse(item)] of all items. InputError names the first ten bad ones, one a line."""
+def parse_rows(place, numbered, parse):
+    """[parse(number, row)] of numbered rows.
+
+    InputError names the first ten bad ones, one a line: those that `parse` refuses by an
+    InputError, and those on which it fails because they have another form.
+    """
     found, faults = [], []
-    for item in items:
+    for number, row in numbered:
         try:
-            found.append(parse(item))
+            found.append(parse(number, row))
+            continue
         except InputError as error:
-            faults.append(str(error))
-            if len(faults) == MOST_FAULTS:
-                faults.append("… (the rest was not looked at)")
-                break
+            fault = str(error)
+        except OTHER_FORM as error:
+            fault = f"not as published ({type(error).__name__}: {error})"
+        faults.append(f"{place}{number}: {fault}; mend or remove it")
+        if len(faults) == MOST_FAULTS:
+            faults.append("… (the rest was not looked at)")
+            break
     if faults:
         raise InputError("\n".join(faults))
     return found
@@ -148,61 +145,3 @@ def check_text(value):
     if bad:
         raise InputError(f"a text holds {bad[0][-6:]!a}, which is no character")
     return value
-
-
-# Journals
-
-
-class Journal:
-    """An append-only JSONL file of partial rows; rows with equal `keys` merge, later values win.
-
-    A line counts once its newline is on disk, so a torn last line of a killed run is cut off.
-    Each process appends to a file of its own; `sync` makes them one.
-    """
-
-    def __init__(self, path, keys=("id",)):
-        self.path, self.keys = path, keys
-        self.rows = {}  # by id, or by the tuple of the keys
-        self.own = path
-        if parallel.world_size > 1:
-            self.own = path.with_suffix(f".{parallel.rank}.jsonl")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.sync()
-
-    def add(self, id, **values):
-        row = {"id": id, **values}
-        self.merge(row)
-        with open(self.own, "a", encoding="utf-8") as file:
-            file.write(json_line(row))
-
-    def merge(self, row):
-        key = tuple(row[name] for name in self.keys)
-        self.rows.setdefault(key if len(key) > 1 else key[0], {}).update(row)
-
-    def sync(self):
-        """Let `rows` hold what all processes have added, in one order everywhere."""
-        parallel.barrier()
-        if parallel.is_main:
-            parts = sorted(self.path.parent.glob(f"{self.path.stem}.[0-9]*.jsonl"))
-            for part in [self.path, *parts]:
-                self.read(part)
-            if parts:
-                self.compact(self.rows)
-            for part in parts:
-                part.unlink()
-        parallel.barrier()
-        if not parallel.is_main:
-            self.rows = {}
-            self.read(self.path)
-
-    def read(self, path):
-        if path.exists():
-            whole = path.read_bytes().rfind(b"\n") + 1
-            os.truncate(path, whole)
-            for _, row in read_jsonl(path):
-                self.merge(row)
-
-    def compact(self, order):
-        """Rewrite the file with one whole row for each key in `order`."""
-        if parallel.is_main:
-            write_jsonl(self.path, [self.rows[key] for key in order])

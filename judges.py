@@ -44,7 +44,7 @@ MARKUP = [  # (pattern, what a reader sees of it)
     (r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}", r" \1/\2 "),  # \frac{144}{2}
     (r"\{,\}|,\\!", ","),  # 1{,}250
     (r"\\[()\[\],;: ]|\\(?=[$%])", " "),  # \(72\), 25\%
-    (r"(-?)\\boxed\s?\{([^{}]*)\}", r"\\boxed \1\2"),  # \boxed{72}
+    (r"(-?)\\boxed\s?\{([^{}]*)\}", r"\\boxed \1\2}"),  # \boxed{72}
     (r"(?<![0-9*_`])[*_`]+(?![ *_`])|(?<![ *_`])[*_`]+(?![0-9*_`])", ""),  # **72**, not 6 * 12
 ]
 LEADS = [  # what stands before a statement
@@ -59,7 +59,11 @@ LEADS = [  # what stands before a statement
 ]
 LEAD = re.compile(rf"(?:(?:{'|'.join(LEADS)})[\s$]*)+", re.I | re.M)
 HEADING = re.compile(r"[-\s]*(?:[a-z]{2}|a |$)|.*=[ $]*$", re.I)  # "#### Step 1", "Answer: She"
-END = re.compile(r"[.!]['\")\]]*(?=\s|$)|\n|</")
+END = re.compile(  # of a statement: a sentence, a line, or a box before words that leave it alone
+    r"[.!]['\")\]]*(?=\s|$)|\n|</|\}(?=[^\w\\]*(?:$|(?!or\b|and a half|hundred|thousand"
+    r"|million|billion|dozen)[a-z]{2,}\b(?! [$0-9])))",
+    re.I,
+)
 GLUED = re.compile(r"(?:[-+*/^0-9]|[0-9)] - |[+*/^] |\\(?:times|cdot|[nlg]eq?) )\$?\Z")  # 10 - 72
 ODD = re.compile(r"[>?!;]|,(?![0-9])|\([^)]{0,200}$")  # left of "=": "x > 2", an open bracket
 GOES_ON = re.compile(  # it is taken back, or another question follows
@@ -319,7 +323,7 @@ def by_model(model, tokenizer):
     It is asked in both orders, as models favour one place (Wang et al. 2023, arXiv 2305.17926), and
     not about "Solution:", which draws a Yes from many (Zhao et al. 2025, arXiv 2507.08794).
     """
-    import sampler  # the other judges do without torch
+    import sampler  # for this judge alone
 
     yes_and_no = [tokenizer.encode_text(word)[:1] for word in ("Yes", "No")]
     lock = threading.Lock()  # the tokenizer has a state

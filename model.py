@@ -97,6 +97,7 @@ def parse_config(raw):
         positive(name, rope.get(name), float)
     partial = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
     check(partial == 1.0, "a partial rotary factor is not supported")
+    theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
 
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     names += ("num_attention_heads", "max_position_embeddings")
@@ -110,17 +111,12 @@ def parse_config(raw):
         num_key_value_heads=kv_heads,
         head_dim=positive("head_dim", raw.get("head_dim") or head_dim),
         rms_norm_eps=positive("rms_norm_eps", raw.get("rms_norm_eps", 1e-6), float),
-        rope_theta=rope_theta(raw, rope),
+        rope_theta=positive("rope_theta", theta, float),
         rope=rope,
         tied=bool(raw.get("tie_word_embeddings", False)),
         sliding_window=sliding_windows(raw, family, sizes["num_hidden_layers"]),
         raw=raw,
     )
-
-
-def rope_theta(raw, rope):
-    theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
-    return float(positive("rope_theta", theta, float))
 
 
 def sliding_windows(raw, family, layers):
@@ -129,16 +125,16 @@ def sliding_windows(raw, family, layers):
     switched_off = family.startswith("qwen") and not raw.get("use_sliding_window")
     if family == "llama" or switched_off or window is None:
         return (None,) * layers
-    windows = {"full_attention": None, "sliding_attention": positive("sliding_window", window)}
-    first = 0
-    if family != "mistral":
-        first = raw.get("max_window_layers", 28)
-        check(isinstance(first, int), '"max_window_layers" should be a number')
+    positive("sliding_window", window)
+    if family == "mistral":
+        return (window,) * layers
+    first = raw.get("max_window_layers", 28)
+    check(isinstance(first, int), '"max_window_layers" should be a number')
     by_depth = ["full_attention"] * first + ["sliding_attention"] * layers
     kinds = raw.get("layer_types") or by_depth[:layers]
-    known = isinstance(kinds, list) and all(str(kind) in windows for kind in kinds)
-    check(known and len(kinds) == layers, f'"layer_types" should be {layers} of {[*windows]}')
-    return tuple(windows[kind] for kind in kinds)
+    known = isinstance(kinds, list) and {*map(str, kinds)} <= {*by_depth, "full_attention"}
+    check(known and len(kinds) == layers, f'"layer_types" {kinds!a:.60} is not supported')
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def rope_frequencies(config):
@@ -262,10 +258,9 @@ class Attention(nn.Module):
         size, biases = config.hidden_size, config.biases
         self.qkv_proj = Linear(size, biases, q_proj=q, k_proj=k, v_proj=v)
         self.o_proj = Linear(q, biases, o_proj=size)
-        self.q_norm = self.k_norm = nn.Identity()
-        if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        norm = RMSNorm if config.qk_norm else nn.Identity
+        self.q_norm = norm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = norm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x, cos, sin, attend):
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -404,9 +399,8 @@ def load(path, dtype=torch.float32, device="cpu", shard=None):
         raise InputError(f"{path}: no such directory; name a Hugging Face checkpoint directory")
     config = read_config(path)
     tensors = open_tensors(path)
-    first = [name for name in tensors if name.startswith("model.layers.0.")]
-    biases = frozenset(name.split(".")[-2] for name in first if name.endswith(".bias"))
-    qk_norm = any("q_norm" in name for name in first)
+    biases = frozenset(name.split(".")[-2] for name in tensors if name.endswith(".bias"))
+    qk_norm = any(name.endswith("q_norm.weight") for name in tensors)
     with torch.device("meta"):
         model = Transformer(replace(config, biases=biases, qk_norm=qk_norm))
     place = shard(model) if shard else lambda parameter, tensor: tensor.to(device)

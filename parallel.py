@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
+from tqdm import tqdm
 
 rank = int(os.environ.get("RANK", 0))
 world_size = int(os.environ.get("WORLD_SIZE", 1))
@@ -51,6 +52,11 @@ def say(text):
     """A line on stderr, from one process for all."""
     if is_main:
         print(text, file=sys.stderr, flush=True)
+
+
+def bar(total, name, unit):
+    """A progress bar, from one process for all; none without a name."""
+    return tqdm(total=total, desc=name, unit=unit, disable=name is None or not is_main)
 
 
 def mine(items):

@@ -2,12 +2,13 @@
 
     python report.py runs/gsm8k-llama
 
-Both come from the files of the run directory, which may still be growing.
+Both are made from the files of the run directory; what is not there yet is left out.
 """
 
 import csv
 import html
 import itertools
+import json
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,25 +16,24 @@ from pathlib import Path
 import numpy as np
 
 from evaluate import compare, estimate
-from files import InputError, json_object, read_json, write_text
+from files import InputError, read_json, read_jsonl, write_text
 
 SOURCES = ("own", "paraphrase", "gold")
 BENCHMARKS = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "svamp acc")
-MEAN, DROP = "benchmarks, mean", "average drop"
+MEAN = "benchmarks, mean"
 LOGPROB = "log-probability per token"
-DIFFERENCE = ("n", "difference", "low", "high", "only_a", "only_b", "p", "outcome")
 MEANING = """
-Scores are means over test items, with 95 % intervals: Wilson's if all items score 0 or 1, else
+Scores are means over test items with 95 % intervals: Wilson's if all items score 0 or 1, otherwise
 bootstrap. With several seeds, an item's score is its mean over them. Average drop: base minus
-method, mean over the benchmarks. only_a, only_b: items that only the first, or only the second, got
-right, and McNemar's exact p, if all items score 0 or 1. A difference is decided if its bootstrap
-interval leaves out 0 and p, if given, is below 0.05. Nothing corrects for the number of
-comparisons. Only several seeds show how much trainings vary. Log-probabilities are natural, under
-the base model, given the prompt. Losses are those of the first seed, as means of up to 50 equal
-parts. Losses on different targets are not comparable."""
+method, mean over the benchmarks. In a − b, only_a counts the items that only a got right; p is
+McNemar's exact test. The outcome is open unless the bootstrap interval leaves out 0 and p, if
+given, is below 0.05, without correction for the number of comparisons. Log-probabilities are
+natural, under the base model, given the prompt. Losses are those of first seeds, in means of up to
+50 equal parts; losses on different targets are not comparable."""
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: auto; padding: 1rem }
-pre { overflow-x: auto } details pre, h1, summary { white-space: pre-wrap; overflow-wrap: anywhere }
+pre { overflow-x: auto } body > pre::first-line { font-weight: bold }
+details pre, h1, summary { white-space: pre-wrap; overflow-wrap: anywhere }
 svg { width: 30rem; max-width: 100%; font-size: 13px } polyline { fill: none; stroke-width: 1.5 }
 .c0 { stroke: #0072b2 } .c1 { stroke: #d55e00; stroke-dasharray: 7 3 }
 .c2 { stroke: #000; stroke-dasharray: 2 3 } .c3 { stroke: #009e73; stroke-dasharray: 8 3 2 3 }
@@ -44,110 +44,92 @@ svg { width: 30rem; max-width: 100%; font-size: 13px } polyline { fill: none; st
 def read_rows(path):
     """Rows of a JSONL file, none if it is absent. A last line without its newline is not read."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    rows = []
     try:
-        for line in lines:
-            rows.append(json_object(line))
-    except InputError as error:
-        raise InputError(f"{path}:{len(rows) + 1}: {error}; remove this line")
-    return rows
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        return [row for _, row in read_jsonl(path)]  # its error names the line
 
 
 def summary(out):
-    """The figures of a run directory, JSON-able."""
+    """The figures of a run directory, JSON-able.
+
+    scores {measure: {name: estimate}}, comparisons {measure: {"a − b": what compare gives}},
+    targets {method: {source: count}}, candidates {property: {source: values}},
+    losses {method: [loss of a step]}, examples {source: [target]}, settings.
+    """
     out = Path(out)
     settings = read_json(out / "config.json", dict)
-    task = Path(settings["task"]).stem
-    candidates = read_candidates(out / "candidates.jsonl")
-    figures = {"settings": settings, "losses": {}, "targets": {}, "examples": []}
-    figures["candidates"] = {source: describe(rows) for source, rows in candidates.items() if rows}
     rows = find_rows(out)
-    for name, (arm, *_) in rows.items():  # all seeds have the same targets
-        figures["losses"][name] = read_losses(out / arm / "train.csv")
-        targets = read_rows(out / arm / "targets.jsonl")
-        figures["targets"][name] = {"n": len(targets)}
+    losses, targets, examples = {}, defaultdict(dict), {}
+    for name, (arm, *_) in rows.items():  # the seeds of a method have the same targets
+        log = out / arm / "train.csv"
+        lines = log.read_text().splitlines() if log.exists() else []
+        steps = [float(step["loss"]) for step in csv.DictReader(lines) if step["loss"]]
+        if steps:
+            losses[name] = steps
+        learnt = read_rows(out / arm / "targets.jsonl")
         for source in SOURCES:
-            chosen = [target for target in targets if target["source"] == source]
-            figures["targets"][name][source] = len(chosen)
-            figures["examples"] += [{**target, "method": name} for target in chosen[:3]]
-    return figures | score(read_items(out, task), rows)
+            chosen = [target for target in learnt if target["source"] == source]
+            if chosen:
+                targets[name][source] = len(chosen)
+                examples.setdefault(source, chosen[:3])
+    scores, comparisons = score(read_items(out, Path(settings["task"]).stem), rows)
+    return {
+        "settings": settings,
+        "scores": scores,
+        "comparisons": comparisons,
+        "targets": targets,
+        "candidates": read_candidates(out / "candidates.jsonl"),
+        "losses": losses,
+        "examples": examples,
+    }
 
 
 def find_rows(out):
     """{method: its arms, one a seed}, base first."""
-    logs = [*out.glob("*/eval.jsonl"), *out.glob("*/train.csv")]
-    methods = {"base": []}
-    for arm in sorted({log.parent.name for log in logs}):
-        methods.setdefault(arm.partition(".")[0], []).append(arm)
+    logs = ("eval.jsonl", "train.csv")
+    arms = {path.parent.name for path in out.glob("*/*") if path.name in logs}
+    methods = defaultdict(list)
+    for arm in sorted(arms, key=lambda arm: (arm != "base", arm)):
+        methods[arm.partition(".")[0]].append(arm)
     rows = {}
     for method, arms in methods.items():
         rows[method if len(arms) == 1 else f"{method} ({len(arms)} seeds)"] = arms
     return rows
 
 
-def read_losses(path):
-    """[[step, loss]], means of up to 50 equal parts."""
-    steps = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(0, 1), ndmin=2)
-    parts = np.array_split(steps, min(50, len(steps)))
-    return [part.mean(axis=0).tolist() for part in parts]
-
-
 def read_candidates(path):
-    """{source: responses}, each with its log-probability given the prompt."""
+    """{property: {source: values}} of the responses whose log-probability is known."""
     rows = defaultdict(dict)
     for part in read_rows(path):
         rows[part["id"]].update(part)
-    found = {source: [] for source in SOURCES}
+    found = {LOGPROB: defaultdict(list), "tokens": defaultdict(list)}
     for row in rows.values():
         row["gold"] = {"ids": row["gold_ids"]}
-        for source, responses in found.items():
-            response = row.get(source, {})
-            logprob = row.get(f"{source}_logprob", response.get("logprob"))
+        row["own_logprob"] = row.get("own", {}).get("logprob")
+    for source in SOURCES:
+        for row in rows.values():
+            logprob = row.get(f"{source}_logprob")  # given the prompt
+            if logprob is not None:
+                tokens = len(row[source]["ids"])
+                found["tokens"][source].append(tokens)
+                found[LOGPROB][source].append(logprob / tokens)
+                reason = row[source].get("reason", "not judged").partition(":")[0]
+                found.setdefault(f"verdict: {reason}", Counter())[source] += 1
     return found
-
-
-def describe(responses):
-    """Means, verdicts and the histogram of log-probabilities, in steps of 0.05."""
-    tokens = [len(response["ids"]) for response in responses]
-    logprobs = [response["logprob"] / len(response["ids"]) for response in responses]
-    reasons = Counter(response["reason"].partition(":")[0] for response in responses)
-    verdicts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-    bins = np.bincount((-20 * np.array(logprobs)).astype(int))
-    histogram = [[-k / 20, 100 * n / len(tokens)] for k, n in enumerate(bins)]
-    found = {"n": len(tokens), "tokens": float(np.mean(tokens)), LOGPROB: float(np.mean(logprobs))}
-    return {**found, "verdicts": verdicts, "histogram": histogram}
 
 
 def read_items(out, task):
     """{measure: {arm: {id: score}}}, the task first."""
-    items = {task: defaultdict(dict)}
+    items = defaultdict(lambda: defaultdict(dict))
     for path in sorted(out.glob("*/eval.jsonl")):
         for row in read_rows(path):
             if "correct" in row["response"]:
-                items[task][path.parent.name][row["id"]] = int(row["response"]["correct"])
+                items[task][path.parent.name][row["id"]] = row["response"]["correct"]
     for row in read_rows(out / "bench.jsonl"):
         for metric, score in row["scores"].items():
-            table = items.setdefault(f"{row['bench']} {metric}", defaultdict(dict))
-            table[row["model"]][row["id"]] = score
+            items[f"{row['bench']} {metric}"][row["model"]][row["id"]] = score
     return items
-
-
-def score(items, rows):
-    """Scores of rows and arms; comparisons of rows with base, and of s3ft with the others."""
-    scores, comparisons = defaultdict(dict), defaultdict(dict)
-    for measure, table in items.items():
-        for name, arms in rows.items():
-            table[name] = mean_by_item([table[arm] for arm in arms])
-        for name, values in table.items():
-            if values:
-                scores[name][measure] = estimate(list(values.values()))
-    groups = {name: [name] for name in items}
-    groups[MEAN] = [name for name in BENCHMARKS if name in items]
-    for a, b in itertools.permutations(rows, 2):
-        for name, group in groups.items():
-            found = compare([(items[measure][a], items[measure][b]) for measure in group])
-            comparisons[name][f"{a} − {b}"] = found
-    return {"rows": list(rows), "scores": scores, "comparisons": comparisons}
 
 
 def mean_by_item(tables):
@@ -160,99 +142,121 @@ def mean_by_item(tables):
     return means
 
 
-def table(rows, columns):
-    """{name: {column: value}} as lines of equal columns, without control characters."""
-    lines = [["", *columns]]
+def score(items, rows):
+    """Scores of rows and arms; comparisons of rows with base, and of s3ft with the others."""
+    scores, comparisons = defaultdict(dict), defaultdict(dict)
+    for measure, arms in items.items():
+        for name, seeds in rows.items():
+            arms[name] = mean_by_item([arms[seed] for seed in seeds])
+        for name in {**rows, **arms}:
+            values = [*arms[name].values()]
+            if values:
+                scores[measure][name] = estimate(values)
+    benchmarks = [measure for measure in BENCHMARKS if measure in items]
+    groups = {measure: [measure] for measure in [*items][:1] + benchmarks}
+    groups[MEAN] = benchmarks
+    for a, b in itertools.permutations(rows, 2):
+        for name, measures in groups.items():
+            drop = a == "base" and name == MEAN
+            if drop or b == "base" or a.startswith("s3ft"):
+                found = compare([(items[measure][a], items[measure][b]) for measure in measures])
+                if found and drop:
+                    scores["average drop"][b] = found
+                elif found:
+                    comparisons[name][f"{a} − {b}"] = found
+    return scores, comparisons
+
+
+def text(figures):
+    """The tables for a terminal, without control characters."""
+    tables = [
+        ("scores", figures["scores"]),
+        *figures["comparisons"].items(),
+        ("targets", figures["targets"]),
+        ("candidates", figures["candidates"]),
+    ]
+    return "\n\n".join(align(heading, rows) for heading, rows in tables if rows)
+
+
+def align(heading, rows):
+    """{name: {column: value}} as lines of equal columns."""
+    columns = dict.fromkeys(itertools.chain(*rows.values()))
+    lines = [[heading, *columns]]
     for name, found in rows.items():
-        cells = [show(found.get(column)) for column in columns]
-        lines.append([show(name), *cells])
+        lines.append([name, *(found.get(column, "–") for column in columns)])
+    lines = [list(map(show, line)) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(map(str.ljust, line, widths)) for line in lines)
 
 
 def show(value):
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.3f}"
+    """A value as text: an estimate, the mean of a list, or what it is."""
     if isinstance(value, dict):
-        return f"{value['score']:.3f} [{value['low']:.3f}, {value['high']:.3f}] n={value['n']}"
+        middle = value.get("score", value.get("difference"))
+        value = f"{middle:.3f} [{value['low']:.3f}, {value['high']:.3f}] n={value['n']}"
+    elif isinstance(value, list):
+        value = f"{np.mean(value):.2f} n={len(value)}"
+    elif isinstance(value, float):
+        value = f"{value + 0.0:.4f}"
     return "".join(c if c.isprintable() else " " for c in str(value))
 
 
-def tables(figures):
-    """{heading: table}"""
-    scores, comparisons = figures["scores"], figures["comparisons"]
-    measures = list(dict.fromkeys(itertools.chain(*scores.values())))
-    primary = [measure for measure in measures if measure in (measures[0], *BENCHMARKS, DROP)]
-    shown = {"Scores": table({name: scores[name] for name in figures["rows"]}, primary)}
-    for measure in (task, MEAN):
-        shown[f"Comparisons: {measure}"] = table(comparisons[measure], DIFFERENCE)
-    shown["Targets"] = table(figures["targets"], ("n", *SOURCES))
-    shown["Candidates"] = table(figures["candidates"], ("n", LOGPROB, "tokens", "verdicts"))
-    shown["All scores"] = table(scores, measures)
-    return shown
-
-
-def text(figures):
-    """The tables for a terminal."""
-    shown = list(tables(figures).items())[:4]
-    return "\n\n".join(f"{heading}\n{table}" for heading, table in shown)
-
-
-# The page
-
-
 def plot(x_name, y_name, curves):
-    """Curves {label: [[x, y]]} as inline SVG; y starts at 0."""
+    """Curves {label: [[x, y]]} as inline SVG, from the origin on."""
     if not curves:
         return "nothing yet"
-    points = np.concatenate(list(curves.values()))
-    low, high = points.min(axis=0), points.max(axis=0)
-    low[1] = min(low[1], 0)
-    scale = [420, -220] / np.maximum(high - low, 1e-9)
-    parts = [f'<text y="12">{y_name}</text><text x="250" y="276">{x_name}</text>']
+    points = np.concatenate([[[0, 0]], *curves.values()])
+    low, high = points.min(0), points.max(0)
+    unit = 0.4 * 10.0 ** np.floor(np.log10(high - low))  # a quarter of its multiples is round
+    low = unit * np.floor(low / unit)
+    high = unit * np.ceil(high / unit)
+    scale = [420, -220] / (high - low)
+    parts = [f'<text y="12">{y_name}</text><text x="45" y="288">{x_name}</text>']
     for tick in np.linspace(low, high, 5):
-        x, y = [45, 240] + (tick - low) * scale
+        x, y = [45, 250] + (tick - low) * scale
         parts.append(
-            f'<path d="M45,{y:.0f}h420" stroke="#ddd"/><text y="{y:.0f}">{tick[1]:.3g}</text>'
-            f'<text x="{x:.0f}" y="258" text-anchor="middle">{tick[0]:.3g}</text>'
+            f'<path d="M45,{y:.0f}h420" stroke="#ddd"/><text y="{y + 4:.0f}">{tick[1]:g}</text>'
+            f'<text x="{x:.0f}" y="270" text-anchor="middle">{tick[0]:g}</text>'
         )
     for k, (label, points) in enumerate(curves.items()):
-        places = [f"{x:.1f},{y:.1f}" for x, y in [45, 240] + (points - low) * scale]
-        y = 295 + 18 * k
+        places = [f"{x:.1f},{y:.1f}" for x, y in [45, 250] + (points - low) * scale]
+        y = 308 + 18 * k
         parts.append(
             f'<polyline class="c{k % 5}" points="{" ".join(places)}"/>'
             f'<polyline class="c{k % 5}" points="45,{y} 75,{y}"/>'
             f'<text x="82" y="{y + 4}">{html.escape(label)}</text>'
         )
-    return f'<svg viewBox="0 0 480 {300 + 18 * len(curves)}">{"".join(parts)}</svg>'
-
-
-def example(row):
-    """A target to unfold."""
-    title = html.escape(f"{row['id']}: {row['method']} learns {row['source']}")
-    words = html.escape(f"{row['messages'][-1]['content']}\n\n{row['target']}")
-    return f"<details><summary>{title}</summary><pre>{words}</pre></details>"
+    return f'<svg viewBox="0 0 480 {310 + 18 * len(curves)}">{"".join(parts)}</svg>'
 
 
 def write(out):
     """Write report.html into a run directory: one file, no script. Returns the figures."""
     figures = summary(out)
-    histograms = {source: found["histogram"] for source, found in figures["candidates"].items()}
-    pre = []
-    for heading, lines in tables(figures).items():
-        pre.append(f"<h2>{heading}</h2><pre>{html.escape(lines)}</pre>")
-    title = html.escape(f"S3FT run: {figures['task']}, {settings.get('ckpt', '')}")
-    page = f"""<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>
-{"".join(pre[:4])}
-<h2>Log-probabilities of the candidates</h2>{plot(LOGPROB, "% of the responses", histograms)}
-<h2>Training</h2>{plot("step", "loss per target token", figures["losses"])}
-<h2>Examples</h2>{"".join(map(example, figures["examples"]))}
-{"".join(pre[4:])}
-<h2>What the figures mean</h2><p>{MEANING}</p>
-"""
+    tables = html.escape(text(figures)).replace("\n\n", "</pre><pre>")
+    bars, losses, examples = {}, {}, ""
+    for source, values in figures["candidates"][LOGPROB].items():
+        counts = [*np.bincount((-20 * np.clip(values, -10, 0)).astype(int)), 0]  # bars of 0.05
+        bars[source] = [[-(k + 0.5) / 20, 100 * n / len(values)] for k, n in enumerate(counts)]
+    for name, values in figures["losses"].items():
+        parts = np.array_split([*enumerate(values, 1)], min(50, len(values)))
+        losses[name] = [part.mean(axis=0) for part in parts]
+    for target in itertools.chain(*figures["examples"].values()):
+        title = html.escape(f"{target['source']}: {target['id']}")
+        words = html.escape(
+            f"PROMPT\n{target['messages'][-1]['content']}\n\nTARGET\n{target['target']}"
+        )
+        examples += f"<details><summary>{title}</summary><pre>{words}</pre></details>"
+    title = f"S3FT run: {html.escape(str(out))}"
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+        f"<h1>{title}</h1><pre>{tables}</pre>"
+        f"<h2>Candidates</h2>{plot(LOGPROB, '% of the responses', bars)}"
+        f"<h2>Training</h2>{plot('step', 'loss per target token', losses)}"
+        f"<h2>Examples</h2>{examples}"
+        f"<h2>Settings</h2><pre>{html.escape(json.dumps(figures['settings'], indent=1))}</pre>"
+        f"<h2>What the figures mean</h2><p>{MEANING}</p>"
+    )
     write_text(Path(out) / "report.html", page)
     return figures
 

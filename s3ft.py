@@ -35,7 +35,8 @@ import report
 import sandbox
 from data import benchmarks, gsm8k, jsonl, mbpp, nq
 from evaluate import generate_and_judge
-from files import InputError, Journal, lock, read_json, write_json, write_jsonl
+from files import InputError, lock, read_json, write_json, write_jsonl
+from journal import Journal
 from parallel import say
 from train import Row, RowDropout, train, trained
 
@@ -69,29 +70,22 @@ def select(model, tokenizer, examples, judge, wording, options):
         journal.add(example.id, messages=example.messages, gold=example.gold, gold_ids=ids)
     journal.sync()
 
-    def ask(source, wanted, messages, **sampling):
-        asked = [(example, tokenizer.prompt_ids(messages(example))) for example in wanted]
+    def ask(source, wanted, **more):
         limit = options.max_new_tokens
-        generate_and_judge(model, tokenizer, journal, source, asked, judge, limit, **sampling)
-
-    def question(example):
-        return example.messages
-
-    def request(example):
-        return paraphrase_request(example, wording)
+        generate_and_judge(model, tokenizer, journal, source, wanted, judge, limit, **more)
 
     sources = set().union(*(METHODS[method] for method in options.method))
     if "own" in sources:  # ŷ = M(x)
-        ask("own", examples, question)
+        ask("own", examples)
         for k in range(1, options.samples + 1):
-            sampling = {"temperature": TEMPERATURE, "seed": options.seed + k}
-            ask(f"sample {k}", examples, question, **sampling)
+            ask(f"sample {k}", examples, temperature=TEMPERATURE, seed=options.seed + k)
     if "paraphrase" in sources:  # ỹ = M([x; y])
         needed = examples
         if "sdft" not in options.method:
             rows = journal.rows
             needed = [e for e in examples if not best_response(rows[e.id], "own", options)]
-        ask("paraphrase", needed, request)
+        request = functools.partial(paraphrase_request, wording=wording)
+        ask("paraphrase", needed, messages_of=request)
     add_logprobs(model, tokenizer, examples, journal)
     journal.compact([example.id for example in examples])
     return [journal.rows[example.id] for example in examples]
@@ -243,15 +237,15 @@ def run(options):
             counts[method] = count_sources(targets[method])
             say(f"{method}: targets {counts[method]}")
             show(targets[method], tokenizer, options.show)
-    del base, train_judge
 
-    scores = score_arm("base", options.ckpt, test_set, eval_judge, items, options)
+    scores = score_arm("base", base, tokenizer, test_set, eval_judge, items, options)
+    del base, train_judge  # frees the memory
     for seed in options.seeds:
         for method in targets:
             arm = method if seed == options.seed else f"{method}.{seed}"
             fine_tune(targets[method], arm, seed, options)
-            path = options.out / arm / "model"
-            scores = score_arm(arm, path, test_set, eval_judge, items, options)
+            model, tokenizer = load_model(options.out / arm / "model", options)
+            scores = score_arm(arm, model, tokenizer, test_set, eval_judge, items, options)
     if parallel.is_main:
         say(report.text(report.write(options.out)))
     return {
@@ -270,12 +264,11 @@ def rate(work):
     return round(work["tokens"] / work["seconds"], 1) if work["seconds"] else 0.0
 
 
-def score_arm(arm, path, test_set, judge, items, options):
-    """Evaluate a checkpoint; the scores of all arms so far, as eval.json holds them."""
-    loaded = functools.cache(lambda: load_model(path, options))
-    limit = options.max_new_tokens
-    found = evaluate.evaluate(loaded, options.out, arm, test_set, judge, items, limit)
-    file = options.out / "eval.json"
+def score_arm(arm, model, tokenizer, test_set, judge, items, options):
+    """Evaluate a model; returns the scores of all arms so far, as eval.json holds them."""
+    limit, out = options.max_new_tokens, options.out
+    found = evaluate.evaluate(model, tokenizer, out, arm, test_set, judge, items, limit)
+    file = out / "eval.json"
     scores = read_json(file, dict) if file.exists() else {}
     scores.setdefault(arm, {})[Path(options.task).stem] = found.pop("task")
     scores[arm] |= found
@@ -353,6 +346,8 @@ def named_judge(name, base, tokenizer, options):
         layers = sandbox.require(options.unsafe_code)
         say(f"generated programs run under: {', '.join(layers)}")
         return functools.partial(judges.code, unsafe=options.unsafe_code)
+    if kind not in judges.JUDGES:
+        raise InputError(f"--judge {name}: not one of {', '.join(judges.JUDGES)}")
     judge, _ = judges.JUDGES[kind]
     return judge
 
@@ -379,7 +374,8 @@ def open_run(options, train_set, test_set, judge):
     settings = settings_of(options, train_set, test_set)
     file = options.out / "config.json"
     if not file.exists():
-        check_golds(train_set + test_set, judge)
+        if not options.eval_judge.startswith("model"):  # a model may doubt anything
+            check_golds(train_set + test_set, judge)
         return write_json(file, settings)
     old = read_json(file, dict)
     for name in {**settings, **old}:
@@ -427,64 +423,61 @@ FREE = (  # options on which no result depends: a run may be continued with othe
 )
 
 
-def one_of(*names, prefix="\0"):
-    """An argparse type: one of the names, or a text that begins with the prefix."""
-
-    def check(text):
-        if text in names or text.startswith(prefix):
-            return text
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}")
-
-    return check
-
-
 def number(kind, low, high=2**31):
     """An argparse type: an int from low, or a float above low, and below high."""
 
     def check(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = low - 1
+        value = kind(text)
         if low < value < high or (kind is int and value == low):
             return value
         raise argparse.ArgumentTypeError(f"{text!r} should lie between {low} and {high}")
 
+    check.__name__ = kind.__name__  # for the message that argparse has for a ValueError
     return check
 
 
-def list_of(kind):
-    """An argparse type: a comma-separated list."""
-    return lambda text: [kind(part) for part in text.split(",") if part]
+def names(known):
+    """An argparse type: a comma-separated list of known names."""
+
+    def check(text):
+        for name in text.split(","):
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+        return text.split(",")
+
+    return check
+
+
+def numbers(text):
+    """An argparse type: a comma-separated list of seeds."""
+    return [number(int, 0)(part) for part in text.split(",")]
 
 
 def parse(argv=None):
     """The options as they were given."""
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    size, count, seed = number(int, 1), number(int, 0), number(int, 0, 2**32)
-    rules = [*judges.JUDGES]
+    size, count = number(int, 1), number(int, 0)
 
-    def add(name, help, type=str, default=None):
-        needed = name in ("task", "ckpt")
-        p.add_argument(f"--{name}", help=help, type=type, default=default, required=needed)
+    def add(name, help, type=str, default=None, **more):
+        p.add_argument(f"--{name}", help=help, type=type, default=default, **more)
 
     def flag(name, help):
         p.add_argument(f"--{name}", help=help, action="store_true")
 
-    add("task", f"{', '.join(TASKS)}, or FILE.jsonl with prompt and gold a row")
-    add("ckpt", "Hugging Face directory of the base model")
+    add("task", f"{', '.join(TASKS)}, or FILE.jsonl with prompt and gold a row", required=True)
+    add("ckpt", "Hugging Face directory of the base model", required=True)
     add("data", "the task's files as published (default: data/TASK, else the samples)")
     add("test", "test rows of --task FILE.jsonl (default: a fifth of its prompts)")
     add("out", "run directory (default: runs/TASK-CKPT)", Path)
-    add("method", f"one or several of {', '.join(METHODS)}", list_of(one_of(*METHODS)), ["s3ft"])
-    add("judge", f"{', '.join(rules)} or model:DIR", one_of(*rules, prefix="model:"))
+    add("method", f"one or several of {', '.join(METHODS)}", names(METHODS), ["s3ft"])
+    add("judge", f"{', '.join(judges.JUDGES)} or model:DIR (default: the task's rule)")
     flag("filter-paraphrases", "refuse paraphrases without the substance of gold")
     add("samples", f"further own responses a row, at temperature {TEMPERATURE}", count, 0)
     add("limit", "train on so many examples, a seeded choice", size)
     add("eval-limit", "test on so many examples, a seeded choice", size)
     add("validate", "test on this share of the training examples instead", number(float, 0, 1))
     flag("eval-only", "score the checkpoint and stop")
-    add("bench", f"some of {', '.join(BENCHMARKS)}", list_of(one_of(*BENCHMARKS)), [])
+    add("bench", f"general benchmarks, of {', '.join(BENCHMARKS)}", names(BENCHMARKS), [])
     add("bench-limit", "items of each benchmark, a seeded choice", size)
     add("bench-data", "folder with mmlu/ and so on as published", Path, DATA)
     add("shots", "examples before each question of mmlu, with --eval-only of the task", count, 0)
@@ -497,10 +490,10 @@ def parse(argv=None):
     add("micro-tokens", "tokens of a forward pass in training", size)
     flag("recompute", "in training keep the inputs of layers alone: less memory, more time")
     flag("fsdp", "under torchrun: distribute the weights over the processes")
-    add("dtype", "auto, float32 or bfloat16", one_of("auto", "float32", "bfloat16"), "auto")
-    add("device", "auto, cpu or cuda", one_of("auto", "cpu", "cuda"), "auto")
-    add("seed", "of every choice of examples, and of sampling", seed, 0)
-    add("seeds", "train each method once for each of these (default: --seed)", list_of(seed))
+    add("dtype", "", default="auto", choices=["auto", "float32", "bfloat16"])
+    add("device", "", default="auto", choices=["auto", "cpu", "cuda"])
+    add("seed", "of every choice of examples, and of sampling", count, 0)
+    add("seeds", "train each method once for each of these (default: --seed)", numbers)
     add("show", "print so many rows as the model learns them", count, 0)
     flag("unsafe-code", "run generated programs even where they cannot be isolated")
     return p.parse_args(argv)
@@ -509,15 +502,16 @@ def parse(argv=None):
 def fill_defaults(options):
     """Options as a run needs them. InputError if they do not go together."""
     name = Path(options.task).stem
-    if options.task in TASKS:
-        rule, limit = TASKS[name].JUDGE, TASKS[name].MAX_NEW_TOKENS
-        sample_data = DATA / "sample" / name
+    task = TASKS.get(options.task)
+    if task:
+        rule = task.JUDGE
         fetched = DATA / name
+        sample_data = DATA / "sample" / name
         options.data = options.data or (fetched if fetched.exists() else sample_data)
-        if options.test or options.judge in {*judges.JUDGES} - {rule, "model"}:
-            raise InputError("--test, and a rule as --judge, go with --task FILE.jsonl")
+        if options.test or (options.judge or rule).partition(":")[0] not in (rule, "model"):
+            raise InputError("--test, and another rule as --judge, go with --task FILE.jsonl")
     elif options.task.endswith(".jsonl"):
-        rule, limit = jsonl.default_judge(options.task), 400
+        rule = jsonl.default_judge(options.task)
         options.data = options.task
         if options.judge and (rule == "exact" or not options.judge.startswith("model")):
             rule = options.judge  # a model scores only rows that have nothing for a rule
@@ -525,11 +519,10 @@ def fill_defaults(options):
         raise InputError(f"--task {options.task}: neither FILE.jsonl nor {', '.join(TASKS)}")
     options.eval_judge = rule
     options.judge = options.judge or rule
-    options.max_new_tokens = options.max_new_tokens or limit
+    options.max_new_tokens = options.max_new_tokens or getattr(task, "MAX_NEW_TOKENS", 400)
     options.out = options.out or Path("runs") / f"{name}-{Path(options.ckpt).resolve().name}"
     options.seeds = options.seeds or [options.seed]
     options.lr = options.lr or (1e-5 if options.full else 2e-4)
-
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.dtype == "auto":

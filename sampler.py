@@ -9,7 +9,6 @@ Shapes: R rows, T tokens, H heads, KV key-value heads, hd head size, d hidden si
 """
 
 import collections
-import itertools
 import math
 import os
 import time
@@ -19,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 import parallel
 from files import InputError
@@ -41,12 +39,13 @@ class Response(NamedTuple):
 
 @dataclass(eq=False)
 class Row:
-    """One prompt in flight; `length` of its tokens are in the cache."""
+    """One prompt in flight. `length` of its tokens are in its cache `kv`: {layer: tensor}."""
 
     index: int
     prompt: list
-    length: int
     random: np.random.Generator
+    length: int
+    kv: dict = field(default_factory=dict)
     ids: list = field(default_factory=list)
     logprob: float = 0.0
     done: bool = False
@@ -57,49 +56,145 @@ class Row:
         return Response(self.ids, text, "stop" if stopped else "length", self.logprob)
 
 
-# The cache
+# Generation
 
 
-class Cache:
-    """Keys and values of the rows in flight, the row with most tokens first.
+class Batch:
+    """The rows in flight, the one with most tokens first, with their keys and values.
 
-    In each layer, groups of consecutive rows are contiguous tensors (2, rows, KV, capacity, hd),
-    hardly longer than their longest row. On a CPU 32 rows are a group: attention over 256 rows
-    takes 2.6 times as long with a single one.
+    In each layer, consecutive rows share a contiguous tensor (2, rows, KV, capacity, hd), hardly
+    longer than its longest row. On a CPU 32 rows are such a group: one group of 256 rows takes
+    2.6 times as long in attention.
     """
 
-    def __init__(self, model, max_batch):
-        config = model.config
-        self.device, self.dtype = model.device, model.compute_dtype
-        self.heads, self.head_dim = config.num_key_value_heads, config.head_dim
+    def __init__(self, model, max_batch, waiting):
+        self.model, self.max_batch = model, max_batch
         self.group_size = 32 if model.device.type == "cpu" else max_batch
-        self.layers = [[] for _ in range(config.num_hidden_layers)]  # groups of each
+        self.waiting = collections.deque(waiting)
+        self.rows = []
+        self.unread = []  # rows whose prompts are not in the cache yet
+        self.groups = {}  # of each layer
         self.room = 0  # tokens that every row can still take
-        self.graph = None  # on CUDA: the decoding step over these tensors
+        self.graph = None  # on CUDA: the decoding step over these groups
 
-    def rows(self, layer):
-        """Views (2, KV, capacity, hd), one a row."""
-        groups = [group.unbind(1) for group in self.layers[layer]]
-        return list(itertools.chain.from_iterable(groups))
+    def live(self):
+        return [row for row in self.rows if not row.done]
 
-    def rearrange(self, keep, lengths):
-        """Rows `keep` become rows 0, 1, …, and new ones follow.
+    def make_room(self):
+        """Give free places to waiting rows, drop ended rows, and let the cache grow."""
+        live, new = self.live(), []
+        free = self.max_batch - len(live)
+        if free >= self.max_batch / 8 and not self.unread:  # several prompts are read together
+            new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        ended = len(self.rows) - len(live)
+        if new or (live and (ended > len(self.rows) / 8 or self.room == 0)):
+            self.rows = live + new
+            self.unread += new
+            self.arrange()
 
-        lengths: tokens of all of them, longest first. What a row does not hold yet is 0.
-        """
-        self.room = BLOCK - lengths[0] % BLOCK
+    def arrange(self):
+        """Lay out the cache anew for the rows; every row gets room until the longest is full."""
+        config, longest = self.model.config, self.rows[0].length
+        self.room = BLOCK - longest % BLOCK
         self.graph = None
-        shapes = []
-        for first in range(0, len(lengths), self.group_size):
-            rows = len(lengths[first : first + self.group_size])
-            capacity = round_up(lengths[first] + self.room, 32)
-            shapes.append((2, rows, self.heads, capacity, self.head_dim))
-        for layer in range(len(self.layers)):
-            before = self.rows(layer)
-            groups = [torch.zeros(s, dtype=self.dtype, device=self.device) for s in shapes]
-            self.layers[layer] = groups
-            for new, old, length in zip(self.rows(layer), keep, lengths):
-                new[:, :, :length] = before[old][:, :, :length]
+        for layer in range(config.num_hidden_layers):
+            groups = []
+            for first in range(0, len(self.rows), self.group_size):
+                rows = self.rows[first : first + self.group_size]
+                capacity = round_up(rows[0].length + self.room, 32)
+                shape = (2, len(rows), config.num_key_value_heads, capacity, config.head_dim)
+                dtype, device = self.model.compute_dtype, self.model.device
+                group = torch.zeros(shape, dtype=dtype, device=device)
+                for row, kv in zip(rows, group.unbind(1)):
+                    if layer in row.kv:
+                        kv[:, :, : row.length] = row.kv[layer][:, :, : row.length]
+                    row.kv[layer] = kv
+                groups.append(group)
+            self.groups[layer] = groups
+
+    def step(self):
+        """One forward pass: read some prompts, or add a token to every row.
+
+        Returns [(rows, their hidden states (rows, d))], which the next tokens come from.
+        """
+        self.make_room()
+        if self.unread:
+            rows, self.unread = self.unread[:PREFILL], self.unread[PREFILL:]
+            return [(rows, self.prefill(rows))]
+        live = self.live()
+        if not live:
+            idle_pass(self.model)
+            return []
+        tokens, lengths = [row.ids[-1] for row in self.rows], [row.length for row in self.rows]
+        h = self.decode(torch.tensor([tokens, lengths], device=self.model.device))
+        h = h[[i for i, row in enumerate(self.rows) if not row.done]]
+        self.room -= 1
+        for row in live:
+            row.length += 1
+        # The logits of 128 rows reuse memory that those of more would have to ask for.
+        return [(live[i : i + 128], h[i : i + 128]) for i in range(0, len(live), 128)]
+
+    def prefill(self, rows):
+        """Read the prompts of rows; hidden states (n, d) at their ends."""
+        longest = max(row.length for row in rows)
+        ids = [row.prompt + [0] * (longest - row.length) for row in rows]  # padding is not seen
+
+        def attend(layer, q, k, v):  # q (n, H, T, hd), k and v (n, KV, T, hd)
+            for row, keys, values in zip(rows, k, v):
+                row.kv[layer][0, :, : row.length] = keys[:, : row.length]
+                row.kv[layer][1, :, : row.length] = values[:, : row.length]
+            return causal_attention(q, k, v, self.model.config.sliding_window[layer])
+
+        h = self.model.hidden(torch.tensor(ids, device=self.model.device), attend=attend)
+        return h[range(len(rows)), [row.length - 1 for row in rows]]
+
+    def decode(self, given):
+        """Add a token to every row: given (2, R), tokens and lengths -> hidden states (R, d).
+
+        On CUDA the step is recorded as a graph, for launching its kernels takes longer than
+        running them.
+        """
+        if given.device.type != "cuda" or parallel.is_distributed(self.model.lm_head.weight):
+            return self.decode_eagerly(given)
+        if self.graph is None:
+            self.given = given.clone()
+            self.decode_eagerly(self.given)  # kernels are chosen before the recording
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.out = self.decode_eagerly(self.given)
+        self.given.copy_(given)
+        self.graph.replay()
+        return self.out
+
+    def decode_eagerly(self, given):
+        tokens, lengths = given
+        windows = self.model.config.sliding_window
+        biases = {window: self.biases(lengths, window) for window in {*windows}}
+
+        def attend(layer, q, k, v):  # q (R, H, 1, hd), k and v (R, KV, 1, hd)
+            q = (q * q.shape[-1] ** -0.5).view(len(q), k.shape[1], -1, q.shape[-1])
+            split = [t.split(self.group_size) for t in (q, k[:, :, 0], v[:, :, 0], lengths)]
+            out = []
+            for group, bias, q, k, v, at in zip(self.groups[layer], biases[windows[layer]], *split):
+                keys, values = group
+                rows = torch.arange(len(at), device=at.device)
+                keys[rows, :, at] = k
+                values[rows, :, at] = v
+                scores = q @ keys.transpose(2, 3) + bias  # (rows, KV, H / KV, capacity)
+                out.append(scores.softmax(-1) @ values)
+            return torch.cat(out).flatten(1, 2)[:, :, None]
+
+        return self.model.hidden(tokens[:, None], lengths[:, None], attend)[:, 0]
+
+    def biases(self, lengths, window):
+        """0 where a row sees a place of the cache, else -inf: (rows, 1, 1, capacity) a group."""
+        out = []
+        for group, at in zip(self.groups[0], lengths.split(self.group_size)):
+            distance = at[:, None] - torch.arange(group.shape[3], device=at.device)
+            visible = (distance >= 0) & (distance < (window or math.inf))
+            out.append(torch.where(visible, 0, -math.inf).to(group.dtype)[:, None, None])
+        return out
 
 
 def round_up(n, to):
@@ -115,71 +210,9 @@ def default_max_batch(model, longest):
     return max(1, min(most, parallel.free_memory() // 4 // row))
 
 
-def prefill(model, cache, first, prompts):
-    """Read prompts into the cache's rows first, first + 1, …; hidden states (n, d) at their ends."""
-    lengths = [len(prompt) for prompt in prompts]
-    T = max(lengths)
-    padded = [prompt + [0] * (T - len(prompt)) for prompt in prompts]  # causal: never looked at
-    ids = torch.tensor(padded, device=model.device)
-
-    def attend(layer, q, k, v):  # q (n, H, T, hd), k and v (n, KV, T, hd)
-        rows = cache.rows(layer)[first:]
-        for row, length, keys, values in zip(rows, lengths, k, v):
-            row[0, :, :length] = keys[:, :length]
-            row[1, :, :length] = values[:, :length]
-        return causal_attention(q, k, v, model.config.sliding_window[layer])
-
-    h = model.hidden(ids, attend=attend)
-    return h[range(len(prompts)), [length - 1 for length in lengths]]
-
-
-def decode(model, cache, tokens, lengths):
-    """Add one token to every row: tokens, lengths (R,) int64 -> hidden states (R, d)."""
-    places = lengths.split(cache.group_size)
-    windows = model.config.sliding_window
-    biases = {}  # of each window, for each group (rows, 1, 1, capacity): 0 or -inf
-    for window in {*windows}:
-        biases[window] = []
-        for group, at in zip(cache.layers[0], places):
-            distance = at[:, None] - torch.arange(group.shape[3], device=at.device)
-            visible = (distance >= 0) & (distance < (window or math.inf))
-            bias = torch.where(visible, 0, -math.inf).to(cache.dtype)
-            biases[window].append(bias[:, None, None])
-
-    def attend(layer, q, k, v):  # q (R, H, 1, hd), k and v (R, KV, 1, hd)
-        heads = (q * cache.head_dim**-0.5).reshape(len(q), cache.heads, -1, cache.head_dim)
-        split = [t.split(cache.group_size) for t in (heads, k[:, :, 0], v[:, :, 0])]
-        out = []
-        groups = zip(cache.layers[layer], places, biases[windows[layer]], *split)
-        for (keys, values), at, bias, q_group, k_group, v_group in groups:
-            rows = torch.arange(len(at), device=at.device)
-            keys[rows, :, at] = k_group
-            values[rows, :, at] = v_group
-            scores = q_group @ keys.transpose(2, 3) + bias  # (rows, KV, H / KV, capacity)
-            out.append(scores.softmax(-1) @ values)
-        return torch.cat(out).view(q.shape)
-
-    return model.hidden(tokens[:, None], lengths[:, None], attend)[:, 0]
-
-
-def decode_step(model, cache, tokens, lengths):
-    """`decode` of lists; on CUDA a recorded graph, for launches take longer than kernels."""
-    given = torch.tensor([tokens, lengths], device=model.device)
-    if model.device.type != "cuda" or parallel.is_distributed(model.lm_head.weight):
-        return decode(model, cache, *given)
-    if cache.graph is None:
-        cache.given = given.clone()
-        decode(model, cache, *cache.given)  # kernels are chosen before the recording
-        torch.cuda.synchronize()
-        cache.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(cache.graph):
-            cache.out = decode(model, cache, *cache.given)
-    cache.given.copy_(given)
-    cache.graph.replay()
-    return cache.out
-
-
-# Generation
+def idle_pass(model):
+    """A pass that counts for nothing, beside those of other processes."""
+    model.hidden(torch.zeros(1, 1, dtype=torch.long, device=model.device))
 
 
 def sample_token(logits, temperature, uniform):
@@ -188,63 +221,7 @@ def sample_token(logits, temperature, uniform):
         return logits.argmax(-1)
     cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
     u = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None]
-    tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
-    return tokens.clamp(max=logits.shape[-1] - 1)
-
-
-class Batch:
-    """The rows in flight of one `generate`, in the order of the cache."""
-
-    def __init__(self, model, max_batch, waiting):
-        self.model, self.max_batch = model, max_batch
-        self.cache = Cache(model, max_batch)
-        self.waiting = collections.deque(waiting)
-        self.rows = []
-        self.unread = []  # rows whose prompts are not in the cache yet
-
-    def live(self):
-        return [row for row in self.rows if not row.done]
-
-    def make_room(self):
-        """Give free places to waiting rows, drop ended rows, and let the cache grow."""
-        live, new = self.live(), []
-        free = self.max_batch - len(live)
-        if free >= self.max_batch / 8 and not self.unread:  # several prompts are read together
-            new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
-        ended = len(self.rows) - len(live)
-        if new or (live and (ended > len(self.rows) / 8 or self.cache.room == 0)):
-            keep = [i for i, row in enumerate(self.rows) if not row.done]
-            self.rows = live + new
-            self.unread += new
-            self.cache.rearrange(keep, [row.length for row in self.rows])
-
-    def step(self):
-        """One forward pass: read some prompts, or add a token to every row.
-
-        Returns [(rows, their hidden states (rows, d))], which the next tokens come from.
-        """
-        self.make_room()
-        if self.unread:
-            group, self.unread = self.unread[:PREFILL], self.unread[PREFILL:]
-            first = self.rows.index(group[0])
-            return [(group, prefill(self.model, self.cache, first, [r.prompt for r in group]))]
-        live = self.live()
-        if not live:
-            idle_pass(self.model)
-            return []
-        tokens, lengths = [row.ids[-1] for row in self.rows], [row.length for row in self.rows]
-        h = decode_step(self.model, self.cache, tokens, lengths)
-        h = h[[i for i, row in enumerate(self.rows) if not row.done]]
-        self.cache.room -= 1
-        for row in live:
-            row.length += 1
-        # The logits of 128 rows reuse memory that those of more would have to ask for.
-        return [(live[i : i + 128], h[i : i + 128]) for i in range(0, len(live), 128)]
-
-
-def idle_pass(model):
-    """A pass that counts for nothing, beside those of other processes."""
-    model.hidden(torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    return (cumulative <= u * cumulative[:, -1:]).sum(-1)
 
 
 @torch.inference_mode()
@@ -265,18 +242,20 @@ def generate(
     samples. on_done(index, response) is called as soon as a response is there; `progress` names
     a bar. InputError if a prompt and max_new_tokens do not fit the model.
     """
-    check_lengths(prompts, max_new_tokens, model)
+    most = model.config.max_position_embeddings
     waiting = []
-    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-        random = np.random.default_rng([seed, *prompts[i]])
-        waiting.append(Row(i, prompts[i], len(prompts[i]), random))
+    for i, prompt in enumerate(prompts):
+        if not prompt or len(prompt) + max_new_tokens > most:
+            what = f"prompt {i} has {len(prompt)} tokens, and {max_new_tokens} follow"
+            raise InputError(f"{what}; the model takes 1 to {most}: shorten it or leave it out")
+        waiting.append(Row(i, prompt, np.random.default_rng([seed, *prompt]), len(prompt)))
+    waiting.sort(key=lambda row: -row.length)
     longest = max(map(len, prompts), default=0) + max_new_tokens
     max_batch = min(max_batch or default_max_batch(model, longest), max(1, len(prompts)))
     batch = Batch(model, max_batch, waiting)
     responses = [None] * len(prompts)
     start, written = time.perf_counter(), 0
-    silent = progress is None or not parallel.is_main
-    bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=silent)
+    bar = parallel.bar(len(prompts), progress, "prompt")
     while parallel.most(len(batch.waiting) + len(batch.live()), model):
         for rows, h in batch.step():
             logits = model.head(h)  # (rows, vocab) float32
@@ -286,26 +265,16 @@ def generate(
             for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
                 row.ids.append(token)
                 row.logprob += logprob
-                row.done = token in tokenizer.stop_ids or len(row.ids) == max_new_tokens
-            written += len(rows)
-            rate = written / max(time.perf_counter() - start, 0.01)
-            bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
-            for row in rows:
-                if row.done:
-                    row.length = 0  # where it writes until its place is taken
+                if token in tokenizer.stop_ids or len(row.ids) == max_new_tokens:
+                    row.done, row.length = True, 0  # it writes there until its place is taken
                     responses[row.index] = row.response(tokenizer)
                     on_done(row.index, responses[row.index])
                     bar.update()
+            written += len(rows)
+            rate = written / (time.perf_counter() - start)
+            bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
     bar.close()
     return responses
-
-
-def check_lengths(prompts, new_tokens, model):
-    most = model.config.max_position_embeddings
-    for i, prompt in enumerate(prompts):
-        if not prompt or len(prompt) + new_tokens > most:
-            what = f"prompt {i} has {len(prompt)} tokens, and {new_tokens} follow"
-            raise InputError(f"{what}; the model takes 1 to {most}: shorten it or leave it out")
 
 
 # Scoring
@@ -381,7 +350,7 @@ def logprobs(model, prompts, continuations):
             continue
         h, places = read_texts(model, [texts[i] for i in group])
         for i, place in zip(group, places):
-            states = h[place[len(prompts[i]) - 1 :].to(h.device)]
+            states = h[place[len(prompts[i]) - 1 :][: len(continuations[i])].to(h.device)]
             targets = torch.tensor(continuations[i], dtype=torch.long, device=h.device)
             losses = F.cross_entropy(model.head(states), targets, reduction="none")
             out[i] = -losses.double().sum().item()

@@ -28,9 +28,9 @@ if __name__ != "__main__":  # the child does without these, which would double i
 
     from files import InputError
 
-MAX_DEPTH, MAX_TEXT = 50, 300_000  # of the values; those of MBPP have at most 12,367 characters
+MAX_DEPTH, MAX_TEXT = 50, 300_000  # of the values; MBPP's have at most 12,367 characters
 LIBRARIES = [f"{sys.base_prefix}/{sys.platlibdir}", "/usr/lib", "/usr/lib64", "/lib", "/lib64"]
-# Plain types: (type, writer, reader). The writers are the type's own: subclasses become plain.
+# Plain types: (type, writer, reader). Writers are the type's own, so subclasses become plain.
 TYPES = {
     "None": (type(None), repr, lambda text: None),
     "bool": (bool, repr, lambda text: text == "True"),
@@ -113,17 +113,17 @@ def confine(layers, cpu_seconds, packages):
         limits |= {"AS": 1 << 30, "STACK": 64 << 20, "NOFILE": 128}
     for name, limit in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
-        limit = min(limit, resource.getrlimit(kind)[1] % (1 << 64))  # -1 stands for none
+        limit = min(limit, resource.getrlimit(kind)[1] % (1 << 64))  # -1: none
         resource.setrlimit(kind, (limit, limit))
     if "seccomp" in layers:
         libc("prctl", 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        if "landlock" in layers:
-            ruleset = libc("syscall", 444, struct.pack("Q", 0x1FFF), 8, 0)  # refuse all but rules
+        if "landlock" in layers:  # refuse all rights to files, 0x1FFF, but to read libraries, 4 | 8
+            ruleset = libc("syscall", 444, struct.pack("Q", 0x1FFF), 8, 0)  # create_ruleset
             for folder in filter(os.path.isdir, packages + LIBRARIES):
-                rule = struct.pack("=Qi", 4 | 8, os.open(folder, os.O_PATH))  # READ_FILE, READ_DIR
-                libc("syscall", 445, ruleset, 1, rule, 0)  # landlock_add_rule
-            libc("syscall", 446, ruleset, 0)  # landlock_restrict_self
-            os.closerange(ruleset, 128)  # and the folders
+                rule = struct.pack("=Qi", 4 | 8, os.open(folder, os.O_PATH))
+                libc("syscall", 445, ruleset, 1, rule, 0)  # add_rule
+            libc("syscall", 446, ruleset, 0)  # restrict_self
+            os.closerange(ruleset, 128)  # it and the folders
         program = ctypes.create_string_buffer(seccomp_filter(os.uname().machine))
         header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(program))
         libc("prctl", 22, 2, header)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
@@ -155,14 +155,15 @@ ALLOWED = """
     getrandom 318 278, uname 63 160, getpid 39 172, epoll_create1 291 20, epoll_ctl 233 21,
     epoll_wait 232 -, epoll_pwait 281 22, ioctl 16 29 1 0 0x5421, socketpair 53 199 0 0 1"""
 MACHINES = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}  # column, AUDIT_ARCH_…
-LOAD, AND, IF_EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06  # instructions of classic BPF
+# (Instruction, skip if equal, skip if not, operand). At 0: number, at 4: machine, at 16: arguments
+LOAD, AND, IF_EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06
 PERMIT = (RETURN, 0, 0, 0x7FFF0000)
 REFUSE = (RETURN, 0, 0, 0x50001)  # EPERM
 ABSENT = (RETURN, 0, 0, 0x50026)  # ENOSYS: the C library falls back, from clone3 to clone
 
 
 def seccomp_filter(machine):
-    """The filter as a classic BPF program (seccomp(2)). What it does not name fails with ENOSYS."""
+    """The filter as a classic BPF program, seccomp(2). What it does not name fails with ENOSYS."""
     column, architecture = MACHINES[machine]
     program = [(LOAD, 0, 0, 4), (IF_EQUAL, 1, 0, architecture), REFUSE, (LOAD, 0, 0, 0)]
     for entry in ALLOWED.split(","):
@@ -239,7 +240,7 @@ def start(layers, cpu_seconds, *program):
             timer.cancel()
             process.kill()
     if not data.startswith(b"R"):
-        raise OSError(f"the sandbox did not start: {ascii(data[-200:])}")
+        raise OSError(f"the sandbox did not start: {data.splitlines()[-1:]}")
     if data == b"R":
         return Outcome(None, "timed out" if process.returncode == -9 else "exited early")
     if len(data) > MAX_TEXT:
@@ -250,8 +251,7 @@ def start(layers, cpu_seconds, *program):
 def outcome(frame, count):
     """The Outcome that a frame holds. The frame is hostile text."""
     try:
-        nodes = json.loads(frame, parse_int=str)  # int() is slow on a million digits
-        reason, *values = [decode(node) for node in nodes]
+        reason, *values = [decode(node) for node in json.loads(frame)]
         reason = ascii(reason)[1:-1][:300]
     except Exception:  # of any kind: `child` did not write this
         return Outcome(None, "broken result")

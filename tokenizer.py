@@ -25,134 +25,107 @@ Assistant: {{ m.content }}{{ eos_token }}
 {{ m.role | capitalize }}: {{ m.content }}
 
 {% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
-
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-)
+FILES = """tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
+chat_template.jinja tokenizer.model vocab.json merges.txt generation_config.json""".split()
 
 
 class Tokenizer:
     """tokenizer.json, the chat template and the stop set of a checkpoint directory.
 
     tok: the tokenizers.Tokenizer. stop_ids: tokens that end a response. turn_end: the one that
-    ends an assistant's turn in the template.
+    ends an assistant's turn in the template. InputError if a file is not as it should be.
     """
 
     def __init__(self, path, vocab_size):
         self.path = Path(path)
-        self.tok = self.read_tokenizer(vocab_size)
-        added = self.tok.get_added_tokens_decoder()
-        self.special = {token.content: i for i, token in added.items() if token.special}
-        longest_first = sorted(self.special, key=len, reverse=True)
-        self.spelled_out = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        config = self.read_optional("tokenizer_config.json")
-        self.names = self.token_names(config)
-        self.template = self.compile_template(config)
-        eos = self.tok.token_to_id(self.names["eos_token"])
-        self.stop_ids = self.listed_ends() | ({eos} - {None})
-        self.turn_end = self.find_turn_end(eos)
-        self.stop_ids.add(self.turn_end)
-
-    def read_tokenizer(self, vocab_size):
-        file = self.path / "tokenizer.json"
-        if not file.exists():
-            what = "no such file; save the tokenizer in the fast format"
-            raise InputError(f"{file}: {what} (transformers: save_pretrained)")
         try:
-            tok = tokenizers.Tokenizer.from_file(str(file))
+            self.tok = tokenizers.Tokenizer.from_file(str(self.path / "tokenizer.json"))
         except Exception as error:  # the library raises Exception itself
-            raise InputError(f"{file}: cannot be read as a tokenizer ({error}); download it again")
-        tok.no_padding()
-        tok.no_truncation()
-        largest = max(tok.get_vocab().values(), default=-1)
+            mend = "download it, or save the tokenizer in the fast format (transformers)"
+            raise InputError(f"{path}/tokenizer.json: cannot be read ({error}); {mend}")
+        self.tok.no_padding()
+        self.tok.no_truncation()
+        largest = max(self.tok.get_vocab().values(), default=0)
         if largest >= vocab_size:
             what = f"token id {largest} lies outside of the embedding's {vocab_size} rows"
-            raise InputError(f"{file}: {what}; download tokenizer and weights again")
-        return tok
+            raise InputError(f"{path}: {what}; download tokenizer and weights again")
+        added = self.tok.get_added_tokens_decoder().items()
+        self.special = {token.content: i for i, token in added if token.special}
+        longest_first = sorted(self.special, key=len, reverse=True)
+        self.spelled_out = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        try:
+            self.read_settings()
+        except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            what = f"a tokenizer setting has another form than expected ({error})"
+            raise InputError(f"{path}: {what}; download the JSON files again")
+
+    def read_settings(self):
+        config = self.read_optional("tokenizer_config.json")
+        self.names = {"bos_token": "", "eos_token": ""}  # for the template
+        for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+            token = config.get(name)
+            if token is not None:
+                self.names[name] = token if isinstance(token, str) else token["content"]
+        source = config.get("chat_template") or PLAIN_TEMPLATE
+        file = self.path / "chat_template.jinja"
+        if file.exists():
+            source = file.read_text(encoding="utf-8")
+        elif isinstance(source, list):
+            source = {entry["name"]: entry["template"] for entry in source}["default"]
+        self.template = self.compile_template(source)
+
+        self.stop_ids = {self.tok.token_to_id(self.names["eos_token"])}
+        for name in ("config.json", "generation_config.json"):
+            ends = self.read_optional(name).get("eos_token_id")
+            self.stop_ids.update(ends if isinstance(ends, list) else [ends])
+        self.stop_ids.discard(None)
+        self.turn_end = self.find_turn_end()
+        self.stop_ids.add(self.turn_end)
 
     def read_optional(self, name):
         file = self.path / name
         return read_json(file, dict) if file.exists() else {}
 
-    def token_names(self, config):
-        """{"bos_token": text, …}, as chat templates use them."""
-        names = {"bos_token": "", "eos_token": ""}
-        for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-            token = config.get(name)
-            text = token.get("content") if isinstance(token, dict) else token
-            if token is not None and not isinstance(text, str):
-                what = f'"{name}" should be a text, or an object with "content"'
-                raise InputError(f"{self.path}/tokenizer_config.json: {what}; mend it")
-            if token is not None:
-                names[name] = text
-        return names
+    def compile_template(self, source):
+        """A chat template in jinja2's sandbox, with what real templates call."""
 
-    def compile_template(self, config):
-        """The chat template, in jinja2's sandbox, with what real templates call."""
-        source = config.get("chat_template") or PLAIN_TEMPLATE
-        file = self.path / "chat_template.jinja"
+        def raise_exception(message):
+            raise jinja2.exceptions.TemplateError(message)
+
+        env = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        )
+        env.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
+        env.globals["raise_exception"] = raise_exception
+        env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         try:
-            if file.exists():
-                source = file.read_text(encoding="utf-8")
-            elif isinstance(source, list):
-                named = {entry["name"]: entry["template"] for entry in source}
-                source = named.get("default", PLAIN_TEMPLATE)
-
-            def raise_exception(message):
-                raise jinja2.exceptions.TemplateError(message)
-
-            env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-                trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-            )
-            env.filters["tojson"] = lambda x, **kw: json.dumps(x, ensure_ascii=False, **kw)
-            env.globals["raise_exception"] = raise_exception
-            env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
             return env.from_string(source)
-        except (jinja2.exceptions.TemplateError, UnicodeDecodeError, TypeError, KeyError) as error:
+        except jinja2.exceptions.TemplateError as error:
             raise self.template_error(error)
 
     def template_error(self, error):
         what = f"the chat template failed ({type(error).__name__}: {error})"
         return InputError(f"{self.path}: {what}; mend it, or put a chat_template.jinja there")
 
-    def listed_ends(self):
-        """End tokens that config.json and generation_config.json name."""
-        found = set()
-        for name in ("config.json", "generation_config.json"):
-            ends = self.read_optional(name).get("eos_token_id")
-            ends = ends if isinstance(ends, list) else [ends]
-            if not all(end is None or type(end) is int for end in ends):
-                what = f'"eos_token_id" should be a number or a list, found {ends!a:.60}'
-                raise InputError(f"{self.path / name}: {what}; mend it")
-            found.update(ends)
-        return found - {None}
-
-    def find_turn_end(self, eos):
+    def find_turn_end(self):
         """The first special token that the template writes after an assistant's text."""
         mark = uuid.uuid4().hex
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
         after = self.render(turns, False).partition(mark)[2]
-        for token in self.tok.encode(after, add_special_tokens=False).ids:
-            if token in self.special.values():
-                return token
-        if eos is None and not self.stop_ids:
-            what = "neither its JSON files nor its chat template name an end token"
-            raise InputError(f'{self.path}: {what}; set "eos_token" in tokenizer_config.json')
-        return min(self.stop_ids) if eos is None else eos
+        ids = self.tok.encode(after, add_special_tokens=False).ids
+        ends = [token for token in ids if token in self.special.values()]
+        ends.append(self.tok.token_to_id(self.names["eos_token"]))
+        ends += sorted(self.stop_ids)
+        for end in ends:
+            if type(end) is int:
+                return end
+        what = "neither its JSON files nor its chat template name an end token"
+        raise InputError(f'{self.path}: {what}; set "eos_token" in tokenizer_config.json')
 
     def render(self, messages, add_generation_prompt):
+        options = {"messages": messages, "add_generation_prompt": add_generation_prompt}
         try:
-            return self.template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self.names
-            )
+            return self.template.render(**options, **self.names)
         except Exception as error:  # a template is a program: it may raise anything
             raise self.template_error(error)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import safetensors
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 import parallel
 from files import InputError, replace, write_text
@@ -164,15 +163,16 @@ def train(model, rows, directory, *, epochs, lr, batch, micro_tokens, seed, drop
     start_log(log, first)
     model.train()
     saved, seconds_to_save = time.perf_counter(), 0.0
-    bar = tqdm(total=len(steps), initial=first, disable=not parallel.is_main)
-    bar.set_description(f"train {directory.name}")
+    bar = parallel.bar(len(steps) - first, f"train {directory.name}", "step")
     for step in range(first, len(steps)):
         start = time.perf_counter()
         chosen = [rows[i] for i in steps[step]]
         for i, row in zip(steps[step], chosen):
             row.dropout_seed = hash((seed, step, i))
         if weigh:
+            model.eval()  # without dropout
             weigh(model, chosen)
+            model.train()
         loss = accumulate_gradients(model, chosen, micro_tokens, dropout)
         # A kill costs ten seconds of work, or twenty times what saving takes if that is more.
         late = parallel.is_main and start - saved > max(10, 20 * seconds_to_save)

@@ -6,6 +6,8 @@ JUDGE (a name in judges.JUDGES), MAX_NEW_TOKENS, PARAPHRASE (the request for a p
 
 from dataclasses import dataclass, field
 
+from files import InputError, check_text
+
 
 @dataclass(frozen=True)
 class Example:
@@ -29,3 +31,21 @@ class Example:
 def user(text):
     """Messages of one user turn."""
     return [{"role": "user", "content": text}]
+
+
+# Checks that loaders share
+
+
+def text(row, key):
+    """The text row[key]. InputError if it is absent, empty or no text."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f'"{key}" should be a text that is not empty')
+    return check_text(value)
+
+
+def some(examples, file):
+    """`examples`. InputError if there are none."""
+    if not examples:
+        raise InputError(f"{file}: no examples; download it again, or name another one")
+    return examples

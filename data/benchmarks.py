@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.rows import parse_rows, some
-from files import InputError, read_json, read_jsonl
+from data import some
+from files import InputError, check_text, parse_rows, read_json, read_jsonl
 
 # What TruthfulQA has before every question.
 TRUTHFULQA = """\
@@ -77,16 +77,17 @@ def read_mmlu(file):
     """[(question as asked, letter of the answer)]"""
 
     def parse(number, row):
-        question, a, b, c, d, answer = row
+        question, a, b, c, d, answer = check_text(row)
         LETTERS.index(f" {answer}")  # ValueError if it is none
         return f"{question.strip()}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:", answer
 
     with open(file, newline="", encoding="utf-8") as lines:
-        return parse_rows(file, csv.reader(lines), parse)
+        return parse_rows(f"{file}: row ", enumerate(csv.reader(lines), 1), parse)
 
 
 def truthfulqa(directory, shots):
     def parse(number, row):
+        check_text(row)
         mc1, mc2 = row["mc1_targets"], row["mc2_targets"]
         labels = {**mc1, **mc2}
         choices = [" " + choice for choice in labels]
@@ -96,7 +97,7 @@ def truthfulqa(directory, shots):
         return Item("truthfulqa", id, context, choices, gold, len(mc1))
 
     file = directory / "mc_task.json"
-    return parse_rows(file, read_json(file, list), parse)
+    return parse_rows(f"{file}: row ", enumerate(read_json(file, list), 1), parse)
 
 
 def hellaswag(directory, shots):
@@ -105,6 +106,7 @@ def hellaswag(directory, shots):
         return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
     def parse(number, row):
+        check_text(row)
         second = row["ctx_b"].capitalize()
         context = row["activity_label"] + ": " + row["ctx_a"] + " " + second
         choices = [" " + clean(ending) for ending in row["endings"]]
@@ -114,7 +116,7 @@ def hellaswag(directory, shots):
 
     file = directory / "hellaswag_val.jsonl"
     rows = [row for _, row in read_jsonl(file)]
-    return parse_rows(file, rows, parse)
+    return parse_rows(f"{file}: row ", enumerate(rows, 1), parse)
 
 
 LOADERS = {"mmlu": mmlu, "truthfulqa": truthfulqa, "hellaswag": hellaswag}

@@ -7,9 +7,8 @@ SVAMP: Patel et al. 2021, arXiv 2103.07191, the authors' SVAMP.json.
 import re
 from pathlib import Path
 
-from data import Example, user
-from data.rows import parse_rows, some, text
-from files import InputError, read_json, read_jsonl
+from data import Example, some, text, user
+from files import InputError, parse_rows, read_json, read_jsonl
 from judges import quantity
 
 JUDGE = "numeric"
@@ -55,4 +54,4 @@ def load_svamp(directory):
         return Example(f"SVAMP.json:{number}", messages, f"#### {answer}", {"answer": answer})
 
     file = Path(directory) / "SVAMP.json"
-    return some(parse_rows(file, read_json(file, list), parse), file)
+    return some(parse_rows(f"{file}: row ", enumerate(read_json(file, list), 1), parse), file)

@@ -13,8 +13,7 @@ import random
 from pathlib import Path
 
 import judges
-from data import Example, user
-from data.rows import some, text
+from data import Example, some, text, user
 from files import check_text, read_jsonl
 
 PARAPHRASE = """{prompt}

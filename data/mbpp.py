@@ -8,8 +8,7 @@ import ast
 import warnings
 from pathlib import Path
 
-from data import Example, user
-from data.rows import some, text
+from data import Example, some, text, user
 from files import InputError, check_text, read_jsonl
 from judges import check_fields
 

@@ -9,9 +9,8 @@ Passages and answers stay as published.
 import json
 from pathlib import Path
 
-from data import Example, user
-from data.rows import parse_rows, some, text
-from files import InputError, read_json
+from data import Example, some, text, user
+from files import InputError, parse_rows, read_json
 
 JUDGE = "reading"
 MAX_NEW_TOKENS = 64
@@ -61,7 +60,7 @@ def load_nq(file, answerable):
             raise InputError('"gt_answer" should be empty in unanswerable_*.json alone')
         return example(f"{file.name}:{number}", passage, question, answers)
 
-    return parse_rows(file, read_json(file, list), parse)
+    return parse_rows(f"{file}: row ", enumerate(read_json(file, list), 1), parse)
 
 
 def load_squad(file):
@@ -75,7 +74,7 @@ def load_squad(file):
         return examples
 
     articles = read_json(file, dict).get("data", [])
-    return sum(parse_rows(file, articles, parse), [])
+    return sum(parse_rows(f"{file}: row ", enumerate(articles, 1), parse), [])
 
 
 def example(id, passage, question, answers):

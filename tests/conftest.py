@@ -3,7 +3,7 @@
 import json
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: more only slow a tiny model down
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: more slow a tiny model down
 import kill
 import pytest
 import tiny
@@ -19,6 +19,15 @@ def write_rows(path, rows):
     return path
 
 
+def write_hellaswag(folder):
+    rows = []
+    for n in range(9):
+        endings = ["runs.", "sleeps all day.", f"eats {n} of them.", "flies."]
+        row = {"ctx_a": f"A cat sees {n} mice.", "ctx_b": "it", "endings": endings}
+        rows.append({**row, "activity_label": "Cats", "label": n % 4})
+    write_rows(folder / "hellaswag/hellaswag_val.jsonl", rows)
+
+
 @pytest.fixture(scope="session")
 def arguments(tmp_path_factory):
     """Options of a run: 12 training rows, 5 of which the model answers rightly, and a benchmark."""
@@ -32,19 +41,15 @@ def arguments(tmp_path_factory):
         if response.finish_reason == "length":
             wrong.append({"prompt": question, "gold": "no"})
         elif response.text.strip() and "\0" not in response.text:
-            right.append({"prompt": question, "gold": response.text + " "})  # other ids, same words
-    write_rows(folder / "train.jsonl", right[:5] + wrong[:7])
-    write_rows(folder / "test.jsonl", right[5:7] + wrong[7:10])
-    items = []
-    for n in range(12):
-        item = {"ctx_a": f"A cat sees {n} mice.", "ctx_b": "it", "activity_label": "Cats"}
-        endings = ["runs.", "sleeps all day.", f"eats {n} of them.", "flies."]
-        items.append({**item, "label": n % 4, "endings": endings})
-    write_rows(folder / "hellaswag/hellaswag_val.jsonl", items)
-    task = ["--task", folder / "train.jsonl", "--test", folder / "test.jsonl", "--ckpt", ckpt]
-    method = ["--method", "sft,s3ft", "--max-new-tokens", 24, "--epochs", 2, "--batch", 4]
-    bench = ["--bench", "hellaswag", "--bench-data", folder, "--bench-limit", 9]
-    return [*task, *method, *bench, "--lr", 1e-3, "--dtype", "float32", "--device", "cpu"]
+            gold = response.text + " "  # other ids than the response, for the judge the same
+            right.append({"prompt": question, "gold": gold})
+    train = write_rows(folder / "train.jsonl", right[:5] + wrong[:7])
+    test = write_rows(folder / "test.jsonl", right[5:7] + wrong[7:10])
+    write_hellaswag(folder)
+    options = ["--task", train, "--test", test, "--ckpt", ckpt, "--method", "sft,s3ft"]
+    options += ["--bench", "hellaswag", "--bench-data", folder, "--max-new-tokens", 24]
+    options += ["--epochs", 2, "--batch", 4, "--lr", 1e-3]
+    return [*options, "--dtype", "float32", "--device", "cpu"]
 
 
 @pytest.fixture(scope="session")

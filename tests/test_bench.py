@@ -129,7 +129,7 @@ BAD = [
     ("mmlu/test/forest_care_test.csv", b"caf\xe9,b,c,d,e,A\n", "mmlu: a file is damaged"),
     ("truthfulqa/mc_task.json", '[{"question": "Why?"}]', "row 1: .*KeyError: 'mc1_targets'"),
     ("truthfulqa/mc_task.json", '{"a": 1}', "a list is needed"),
-    ("truthfulqa/mc_task.json", '[{"question": "\\ud800"}]', "row 1: the text .* mend or remove"),
+    ("truthfulqa/mc_task.json", '[{"question": "\\ud800"}]', "row 1: a text .* mend or remove"),
     ("hellaswag/hellaswag_val.jsonl", json.dumps({**BREAD, "label": ""}), "row 1: not as"),
     ("hellaswag/hellaswag_val.jsonl", json.dumps({**BREAD, "label": 2}), "row 1: .*IndexError"),
     ("hellaswag/hellaswag_val.jsonl", "{", "hellaswag_val.jsonl:1: not JSON"),

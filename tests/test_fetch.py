@@ -7,6 +7,7 @@ with its own loader. One text differs on purpose: transformers splits it as GPT-
 
 import functools
 import hashlib
+import json
 import http.server
 import io
 import subprocess
@@ -191,7 +192,9 @@ def test_checkpoint_is_written_whole_or_not_at_all(tmp_path, capsys, monkeypatch
         package.write_bytes(b"weights")
         return SimpleNamespace(returncode=code)
 
-    monkeypatch.setitem(sys.modules, "gguf", SimpleNamespace(GGUFReader=lambda path: None))
+    template = SimpleNamespace(contents=lambda: "{{ messages }}")
+    reader = SimpleNamespace(fields={"tokenizer.chat_template": template})
+    monkeypatch.setitem(sys.modules, "gguf", SimpleNamespace(GGUFReader=lambda path: reader))
     monkeypatch.setattr(subprocess, "run", pip)
     monkeypatch.setattr(fetch, "tensors", lambda reader: {"a": torch.ones(2)})
     file = SimpleNamespace(save=lambda path: Path(path).write_text("{}"))
@@ -202,6 +205,9 @@ def test_checkpoint_is_written_whole_or_not_at_all(tmp_path, capsys, monkeypatch
     assert "wrong sha256" in refused(capsys, "checkpoint", out) and not any(tmp_path.iterdir())
     monkeypatch.setattr(fetch, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
     assert not fetch.main(["checkpoint", str(out)])
+    assert (
+        json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == "{{ messages }}"
+    )
     configs = {"config.json", "generation_config.json", "tokenizer_config.json"}
     assert {p.name for p in out.iterdir()} == {"model.safetensors", "tokenizer.json", *configs}
     assert [path.name for path in tmp_path.iterdir()] == ["llama"]

@@ -6,16 +6,16 @@ A label says whether a careful human calls the response right. The notes name wh
 import json
 import os
 import random
+import runpy
 import subprocess
 import sys
+import types
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import tiny
 
 import judges
-import sampler
 import sandbox
 from data import Example, nq, user
 from files import InputError, read_jsonl
@@ -179,7 +179,7 @@ FRAMES = [
 
 def test_a_number_in_any_frame_is_right_for_itself_only():
     draw = random.Random(0)
-    for _ in range(1500):
+    for _ in range(1000):
         size = 10 ** draw.randrange(1, 9)
         value = Fraction(draw.randrange(-size, size), draw.choice([1, 1, 1, 2, 4, 5, 100]))
         number = float(value)
@@ -210,7 +210,7 @@ PIECES = [*PIECES.split("|"), "\ud800", "\0", "\u202e", "٧", "Paris ", "Lyon. "
 
 def test_broken_text_never_raises_and_never_fits_two_golds():
     draw = random.Random(1)
-    for i in range(2500):
+    for i in range(1500):
         row = draw.choice(NUMERIC + READING)
         text = row["response"] if i % 2 else "".join(draw.choices(PIECES, k=draw.randrange(1, 12)))
         for _ in range(draw.randrange(1, 4)):
@@ -451,7 +451,7 @@ def test_asserts_that_the_data_should_not_have(test):
 
 @pytest.mark.parametrize("folder", folders("mbpp"), ids=str)
 def test_solutions_of_mbpp(folder):
-    for _, row in some(read_jsonl(folder / "mbpp.jsonl"), 50):
+    for _, row in some(read_jsonl(folder / "mbpp.jsonl"), 30):
         tests = row["test_list"] + row["challenge_test_list"]
         setup = row["test_setup_code"].replace("\r", "")
         assert code(row["code"].replace("\r", ""), *tests, setup=setup).correct, row["task_id"]
@@ -483,7 +483,7 @@ def asked(monkeypatch):
         prompts.append(" ".join(texts[0]))
         return [odds[len(prompts) - 1], 0.0]
 
-    monkeypatch.setattr(sampler, "logprobs", logprobs)
+    monkeypatch.setitem(sys.modules, "sampler", types.SimpleNamespace(logprobs=logprobs))
     return judges.by_model(words, words), odds, prompts
 
 
@@ -514,7 +514,8 @@ def test_text_beyond_the_context_is_wrong(asked):
     )
 
 
-def test_a_checkpoint_as_judge(tmp_path):
+def test_a_checkpoint_as_judge(tmp_path, run):
+    tiny = pytest.importorskip("tiny")
     tiny.checkpoint(tmp_path / "tiny")
     rows = [{"response": "It is five.", "prompt": "2 + 3?", "gold": "5"}]
     rows.append({"response": "Answer:", "prompt": "2 + 3?", "gold": "5"})
@@ -526,9 +527,21 @@ def test_a_checkpoint_as_judge(tmp_path):
 # The command line
 
 
-def run(*args):
-    command = [sys.executable, ROOT / "judges.py", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run judges.py as a script, in this process, as importing torch anew takes seconds."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["judges.py", *map(str, args)])
+        returncode = 0
+        try:
+            runpy.run_path(str(ROOT / "judges.py"), run_name="__main__")
+        except SystemExit as end:
+            returncode = end.code
+        stdout, stderr = capsys.readouterr()
+        return types.SimpleNamespace(returncode=returncode, stdout=stdout, stderr=stderr)
+
+    return run
 
 
 def write(path, rows):
@@ -538,7 +551,7 @@ def write(path, rows):
 
 
 @pytest.mark.parametrize("judge, rows", [("numeric", NUMERIC), ("reading", READING)])
-def test_command_line_judges_rows_in_order(judge, rows):
+def test_command_line_judges_rows_in_order(run, judge, rows):
     result = run(judge, TESTS / f"{judge}_cases.jsonl")
     verdicts = [json.loads(line) for line in result.stdout.splitlines()]
     assert [verdict["correct"] for verdict in verdicts] == [row["correct"] for row in rows]
@@ -547,7 +560,7 @@ def test_command_line_judges_rows_in_order(judge, rows):
     assert result.stderr == f"{count} rows, {count} agreements, 0 false accepts, 0 false rejects\n"
 
 
-def test_command_line_counts_only_rows_with_a_label(tmp_path):
+def test_command_line_counts_only_rows_with_a_label(tmp_path, run):
     right = {"response": "#### 72", "answer": 72}
     wrong = {"response": "#### 73", "answer": "72"}
     rows = [{**right, "correct": True}, {**right, "correct": False}, {**wrong, "correct": True}]
@@ -593,7 +606,7 @@ GOOD = {"response": "#### 72", "answer": "72", "answers": ["72"], "tests": ["ass
         ),
     ],
 )
-def test_command_line_names_the_rows_to_mend(tmp_path, judge, bad):
+def test_command_line_names_the_rows_to_mend(tmp_path, run, judge, bad):
     path = write(tmp_path / "rows.jsonl", [GOOD, "", *[row for row, _ in bad]])
     result = run(judge, path, *(["--unsafe-code"] if UNSAFE else []))
     faults = result.stderr.splitlines()[-len(bad) :]
@@ -604,7 +617,7 @@ def test_command_line_names_the_rows_to_mend(tmp_path, judge, bad):
         assert "mend" in fault
 
 
-def test_command_line_without_a_readable_file(tmp_path):
+def test_command_line_without_a_readable_file(tmp_path, run):
     result = run("numeric", tmp_path / "absent")
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith(f"judges.py: {tmp_path / 'absent'}: ")

@@ -1,0 +1,243 @@
+"""train.py: the loss and its weights, dropout, the optimiser's steps, training that was killed."""
+
+import math
+import random
+
+import job
+import pytest
+import tiny
+import torch
+
+import model as llama
+import train
+from files import InputError
+from train import Row, RowDropout, accumulate_gradients
+
+
+def rows(n=21, weight=1.0):
+    return [Row(*tiny.training_pair(i), weight) for i in range(n)]
+
+
+def load(path, full=False, dropout=0.0, scale=0.1):
+    """(model in training, its dropout); adapters are not zero."""
+    model, _ = llama.load(tiny.checkpoint(path, "smollm2" if full else "qwen2"))
+    dropout = RowDropout(dropout)
+    if not full:
+        llama.add_lora(model, 4, 8, dropout, seed=0)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            p.data = tiny.values(name, p.shape) * scale
+    return model.train(), dropout
+
+
+def loss_by_autograd(model, rows):
+    """The sum as train.py's first lines say it, row by row and without packing."""
+    total, count = 0.0, 0
+    for row in rows:
+        logprobs = model(torch.tensor([row.prompt + row.target]))[0].log_softmax(-1)
+        for n, token in enumerate(row.target):
+            weight = row.weight[n] if isinstance(row.weight, list) else row.weight
+            total -= weight * logprobs[len(row.prompt) - 1 + n, token]
+        count += len(row.target)
+    return total / count
+
+
+def gradients(model):
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() < 1e-4 * gradient.norm() + 1e-7, name
+
+
+# The loss
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_loss_and_gradients_are_those_of_the_sum(tmp_path, full):
+    """With weights of 2, of -0.5, of 0, and one for each token; in micro-batches of any size."""
+    model, dropout = load(tmp_path, full)
+    batch = rows(8)
+    batch[1].weight, batch[2].weight, batch[3].weight = 2.0, -0.5, 0
+    batch[5].weight = [0.5 * n for n in range(len(batch[5].target))]
+    loss = loss_by_autograd(model.eval(), batch)
+    loss.backward()
+    expected = gradients(model.train())
+    for micro_tokens in (1, 45, 10_000):
+        found = accumulate_gradients(model, batch, micro_tokens, dropout)
+        assert found == pytest.approx(loss.item(), rel=1e-5)
+        assert_close(gradients(model), expected)
+
+
+def test_recomputation_gives_the_same_gradients_under_dropout(tmp_path):
+    model, dropout = load(tmp_path, dropout=0.3)
+    batch = rows(8)
+    for i, row in enumerate(batch):
+        row.dropout_seed = i
+    found = []
+    for model.recompute in (False, True):
+        for micro_tokens in (30, 10_000):
+            accumulate_gradients(model, batch, micro_tokens, dropout)
+            found.append(gradients(model))
+    for other in found[1:]:
+        assert_close(other, found[0])
+    batch[0].dropout_seed = 99
+    accumulate_gradients(model, batch, 30, dropout)
+    with pytest.raises(AssertionError):
+        assert_close(gradients(model), found[0])
+
+
+def test_weigh_sets_the_weights_of_each_batch_under_the_current_model(tmp_path):
+    model, dropout = load(tmp_path)
+    settings = {"epochs": 2, "lr": 1e-2, "batch": 5, "micro_tokens": 60, "seed": 0}
+    expected, seeds = [], set()
+
+    def weigh(model, batch):
+        for row in batch:
+            row.weight = 2.0 if row.target[0] < 10 else 0.5
+            seeds.add(row.dropout_seed)
+        with torch.no_grad():
+            expected.append(loss_by_autograd(model, batch).item())
+
+    train.train(model, rows(), tmp_path / "arm", **settings, dropout=dropout, weigh=weigh)
+    assert losses(tmp_path / "arm") == pytest.approx(expected, rel=1e-4)
+    assert len(seeds) == 2 * 21  # another dropout in every epoch
+
+
+def test_micro_batches_keep_order_and_limit():
+    draw = random.Random(0)
+    many = [Row([1] * draw.randrange(1, 200), [2] * 50) for _ in range(50)] + [Row([1] * 2000, [2])]
+    parts = train.micro_batches(many, 600)
+    sizes = [sum(map(len, part)) for part in parts]
+    assert sum(parts, []) == many and max(sizes[:-1]) <= 600 and parts[-1] == many[-1:]
+    assert all(size + len(after[0]) > 600 for size, after in zip(sizes, parts[1:]))
+
+
+# Dropout
+
+
+def masks(dropout, seeds, index, tokens=40, size=30):
+    """{seed: mask} of rows that are packed together."""
+    dropout.rows = [(seed, tokens + seed % 7) for seed in seeds]
+    lengths = [length for _, length in dropout.rows]
+    x = dropout(torch.ones(1, sum(lengths), size), index)[0]
+    return dict(zip(seeds, x.split(lengths)))
+
+
+def test_a_mask_depends_on_the_seed_of_its_row_and_on_the_projection():
+    dropout = RowDropout(0.5)
+    together, alone = masks(dropout, [1, 2, 3], 3), masks(dropout, [2], 3)
+    again = masks(dropout, [3, 2], 3)
+    assert torch.equal(together[2], alone[2])
+    assert torch.equal(together[3], again[3]) and torch.equal(again[2], alone[2])
+    for other in masks(dropout, [2], 4)[2], masks(dropout, [9], 3)[9]:
+        assert (other == alone[2]).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_dropout_drops_a_share_everywhere_and_keeps_the_mean():
+    x = masks(RowDropout(0.1), [7], 0, tokens=401, size=403)[7]
+    dropped = x == 0
+    assert dropped.float().mean() == pytest.approx(0.1, abs=0.004)
+    for dim in (0, 1):  # no row and no column more
+        assert abs(dropped.float().mean(dim) - 0.1).max() < 0.1
+    for neighbours in dropped[:, 1:] & dropped[:, :-1], dropped[1:] & dropped[:-1]:
+        assert neighbours.float().mean() == pytest.approx(0.01, abs=0.002)
+    assert torch.allclose(x[~dropped], torch.tensor(1 / 0.9))
+
+
+def test_dropout_acts_on_adapters_in_training_alone(tmp_path):
+    model, dropout = load(tmp_path, dropout=0.5)
+    ids = torch.arange(24)[None]
+    dropout.rows = [(1, 24)]
+    noisy = model(ids)
+    dropout.rows = [(2, 24)]
+    assert not torch.equal(noisy, model(ids))
+    model.eval()
+    calm = model(ids)
+    dropout.rows = []
+    assert torch.equal(calm, model(ids)) and not torch.equal(calm, noisy)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            p.data.zero_()
+    base = model(ids)
+    dropout.rows = [(1, 24)]
+    assert torch.equal(model.train()(ids), base)
+
+
+# The loop
+
+
+def losses(directory):
+    lines = (directory / "train.csv").read_text().splitlines()[1:]
+    return [float(line.split(",")[1]) for line in lines]
+
+
+def test_training_is_adamw_on_clipped_gradients(tmp_path):
+    """Against torch's own loop, without packing, micro-batches or state."""
+    settings = {"epochs": 2, "lr": 1e-2, "batch": 5, "seed": 3}
+    model, dropout = load(tmp_path, full=True)
+    train.train(model, rows(), tmp_path / "arm", **settings, micro_tokens=60, dropout=dropout)
+    assert not model.training
+
+    reference, _ = load(tmp_path, full=True)
+    optimizer = torch.optim.AdamW(reference.parameters(), weight_decay=0.0)
+    steps = train.batch_schedule(21, 2, 5, 3)
+    expected = []
+    for number, step in enumerate(steps):
+        optimizer.zero_grad()
+        loss = loss_by_autograd(reference, [rows()[i] for i in step])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = train.learning_rate(number, len(steps), 1e-2)
+        optimizer.step()
+        expected.append(loss.item())
+    assert losses(tmp_path / "arm") == pytest.approx(expected, rel=1e-3)
+    for a, b in zip(model.parameters(), reference.parameters()):
+        assert (a - b).norm() < 1e-3 * b.norm()
+
+
+@pytest.mark.parametrize("case", ["ldk", "fdk"])
+def test_a_killed_training_ends_in_the_same_weights(tmp_path, case):
+    """LoRA and all weights; killed after a step of the first and of the second epoch."""
+    ckpt = tiny.checkpoint(tmp_path / "ckpt")
+    whole, log = job.train_case(tmp_path / "a", ckpt, case)
+    assert len(log) == 1 + 10
+    for stop in (2, 7):
+        assert job.train_case(tmp_path / "b", ckpt, case, stop) is None
+    before = train.trained["tokens"]
+    weights, log_again = job.train_case(tmp_path / "b", ckpt, case)
+    assert log_again == log
+    last_steps = [int(line.split(",")[4]) for line in log[8:]]
+    assert train.trained["tokens"] - before == sum(last_steps)
+    assert all(torch.equal(weights[name], whole[name]) for name in whole)
+    other, _ = job.train_case(tmp_path / "c", ckpt, case, seed=1)
+    assert not all(torch.equal(other[name], whole[name]) for name in whole)
+
+
+def test_an_epoch_visits_every_row_once():
+    steps = train.batch_schedule(21, 3, 4, seed=0)
+    assert [len(step) for step in steps] == [4, 4, 4, 4, 4, 1] * 3
+    epochs = [sum(steps[i : i + 6], []) for i in (0, 6, 12)]
+    assert all(sorted(epoch) == list(range(21)) for epoch in epochs)
+    assert epochs[0] != epochs[1] and epochs[0] != list(range(21))
+    assert steps == train.batch_schedule(21, 3, 4, seed=0) != train.batch_schedule(21, 3, 4, seed=1)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    rates = [train.learning_rate(step, 100, 2.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
+    assert rates[55] == pytest.approx(1.0) and 0 <= rates[99] < 2e-3
+    assert train.learning_rate(0, 1, 1.0) == 1.0
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
+    model, dropout = load(tmp_path)
+    next(p for p in model.parameters() if p.requires_grad).data[0, 0] = math.nan
+    settings = {"epochs": 1, "lr": 1e-2, "batch": 5, "micro_tokens": 60, "seed": 0}
+    with pytest.raises(InputError, match="step 1: loss nan.*; try a lower --lr"):
+        train.train(model, rows(), tmp_path / "arm", **settings, dropout=dropout)
+    assert losses(tmp_path / "arm") == []
