@@ -156,14 +156,10 @@ def rope_frequencies(config):
 
 
 class Linear(nn.Linear):
-    """Projections that read the same input, as one product.
+    """One projection; `add_lora` attaches an adapter to it."""
 
-    parts: {name in the checkpoint: output size}. `add_lora` attaches an adapter to each part.
-    """
-
-    def __init__(self, size_in, biases, **parts):
-        super().__init__(size_in, sum(parts.values()), bias=not biases.isdisjoint(parts))
-        self.parts = parts
+    def __init__(self, size_in, size_out, bias=False):
+        super().__init__(size_in, size_out, bias)
         self.lora_A = self.lora_B = None
 
     def forward(self, x):
@@ -173,11 +169,8 @@ class Linear(nn.Linear):
             return y
         if self.training:
             x = self.lora_dropout(x, self.lora_index)
-        low = F.linear(x, self.lora_A.to(x.dtype))  # (…, parts · rank)
-        lows = low.chunk(len(self.parts), -1)
-        ups = (self.lora_scale * self.lora_B).to(x.dtype).split([*self.parts.values()])
-        deltas = [F.linear(low, up) for low, up in zip(lows, ups)]
-        return y + torch.cat(deltas, -1)
+        low = F.linear(x, self.lora_A.to(x.dtype))  # (…, rank)
+        return y + F.linear(low, (self.lora_scale * self.lora_B).to(x.dtype))
 
 
 class RMSNorm(nn.RMSNorm):
@@ -251,20 +244,23 @@ def packed_attention(config, lengths, device):
 class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        self.layer = layer
-        self.head_dim = config.head_dim
-        self.heads = (config.num_attention_heads, *[config.num_key_value_heads] * 2)  # of q, k, v
-        q, k, v = (heads * config.head_dim for heads in self.heads)
+        self.layer, self.head_dim = layer, config.head_dim
         size, biases = config.hidden_size, config.biases
-        self.qkv_proj = Linear(size, biases, q_proj=q, k_proj=k, v_proj=v)
-        self.o_proj = Linear(q, biases, o_proj=size)
+        q = config.num_attention_heads * config.head_dim
+        kv = config.num_key_value_heads * config.head_dim
+        self.q_proj = Linear(size, q, "q_proj" in biases)
+        self.k_proj = Linear(size, kv, "k_proj" in biases)
+        self.v_proj = Linear(size, kv, "v_proj" in biases)
+        self.o_proj = Linear(q, size, "o_proj" in biases)
         norm = RMSNorm if config.qk_norm else nn.Identity
         self.q_norm = norm(config.head_dim, config.rms_norm_eps)
         self.k_norm = norm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x, cos, sin, attend):
-        qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        q, k, v = qkv.split(self.heads, dim=1)  # (B, heads, T, hd)
+        def heads(y):  # (B, T, heads · hd) -> (B, heads, T, hd)
+            return y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
         q = rotate(self.q_norm(q), cos, sin)
         k = rotate(self.k_norm(k), cos, sin)
         y = attend(self.layer, q, k, v)
@@ -274,13 +270,13 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        size, biases = config.intermediate_size, config.biases
-        self.gate_up_proj = Linear(config.hidden_size, biases, gate_proj=size, up_proj=size)
-        self.down_proj = Linear(size, biases, down_proj=config.hidden_size)
+        size, inner, biases = config.hidden_size, config.intermediate_size, config.biases
+        self.gate_proj = Linear(size, inner, "gate_proj" in biases)
+        self.up_proj = Linear(size, inner, "up_proj" in biases)
+        self.down_proj = Linear(inner, size, "down_proj" in biases)
 
     def forward(self, x):
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -309,7 +305,7 @@ class Transformer(nn.Module):
         layers = [Layer(config, i) for i in range(config.num_hidden_layers)]
         self.model.layers = nn.ModuleList(layers)
         self.model.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = Linear(config.hidden_size, frozenset(), lm_head=config.vocab_size)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -350,23 +346,6 @@ class Transformer(nn.Module):
 # Load and save
 
 
-def checkpoint_tensors(model):
-    """{parameter: [(tensor name in a checkpoint, rows), …]}; a fused parameter has several."""
-    modules = dict(model.named_modules())
-    found = {}
-    for name, parameter in model.named_parameters():
-        path, _, kind = name.rpartition(".")
-        module = modules[path]
-        if kind.startswith("lora_"):
-            continue
-        if not isinstance(module, Linear):
-            found[name] = [(name, len(parameter))]
-            continue
-        prefix = path[: path.rfind(".") + 1]
-        found[name] = [(f"{prefix}{part}.{kind}", rows) for part, rows in module.parts.items()]
-    return found
-
-
 def open_tensors(path):
     """{tensor name: its slice in a safetensors file}; one file, or an index of several."""
     index = path / "model.safetensors.index.json"
@@ -405,13 +384,11 @@ def load(path, dtype=torch.float32, device="cpu", shard=None):
         model = Transformer(replace(config, biases=biases, qk_norm=qk_norm))
     place = shard(model) if shard else lambda parameter, tensor: tensor.to(device)
     parameters = dict(model.named_parameters())
-    expected = checkpoint_tensors(model)
-    check_names(path, config, expected, tensors)
+    check_names(path, config, parameters, tensors)
     weights = {}
-    for name, parts in expected.items():
-        parameter = parameters[name]
-        read = [read_tensor(path, tensors, part, n, parameter, dtype) for part, n in parts]
-        weights[name] = place(parameter, torch.cat(read))
+    for name, parameter in parameters.items():
+        tensor = read_tensor(f"{path}: {name}", tensors[name], list(parameter.shape))
+        weights[name] = place(parameter, tensor.to(dtype, copy=True))
     model.load_state_dict(weights, assign=True, strict=False)
     if config.tied:
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -420,7 +397,7 @@ def load(path, dtype=torch.float32, device="cpu", shard=None):
     return model.eval(), Tokenizer(path, config.vocab_size)
 
 
-def check_names(path, config, expected, tensors):
+def check_names(path, config, parameters, tensors):
     """InputError if the files lack a tensor, or hold one that the model does not have."""
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if config.tied and head in tensors:
@@ -428,29 +405,26 @@ def check_names(path, config, expected, tensors):
         if not torch.equal(stored[:], tensors.setdefault(embedding, stored)[:]):
             what = "config.json ties lm_head to the embedding, but the files hold two tensors"
             raise InputError(f'{path}: {what}; set "tie_word_embeddings" as it was trained')
-    needed = set()
-    for parts in expected.values():
-        needed.update(name for name, _ in parts)
     found = {name for name in tensors if not name.endswith("rotary_emb.inv_freq")}  # computed here
-    for kind, names in (("missing", needed - found), ("not expected", found - needed)):
+    missing, extra = parameters.keys() - found, found - parameters.keys()
+    for kind, names in (("missing", missing), ("not expected", extra)):
         if names:
             what = f"{len(names)} tensors {kind}, {min(names)} for one"
             raise InputError(f"{path}: {what}; download config.json and weights of one checkpoint")
 
 
-def read_tensor(path, tensors, name, rows, parameter, dtype):
-    """One tensor of a checkpoint, in `dtype`: `rows` of the parameter."""
-    stored, shape = tensors[name], [rows, *parameter.shape[1:]]
+def read_tensor(name, stored, shape):
+    """A tensor of a checkpoint. InputError if it has another shape, or is not of finite floats."""
     if stored.get_shape() != shape:
-        what = f"{name} has shape {stored.get_shape()}, config.json asks for {shape}"
-        raise InputError(f"{path}: {what}; download both again")
+        what = f"has shape {stored.get_shape()}, config.json asks for {shape}"
+        raise InputError(f"{name} {what}; download both again")
     if stored.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-        what = f"{name} is {stored.get_dtype()}"
-        raise InputError(f"{path}: {what}; use a checkpoint in bfloat16, float16 or float32")
+        mend = "use a checkpoint in bfloat16, float16 or float32"
+        raise InputError(f"{name} is {stored.get_dtype()}; {mend}")
     tensor = stored[:]
     if not tensor.sum(dtype=torch.float32).isfinite():  # one NaN or infinity makes the sum one
-        raise InputError(f"{path}: {name} holds NaN or infinite values; download it again")
-    return tensor.to(dtype)
+        raise InputError(f"{name} holds NaN or infinite values; download it again")
+    return tensor
 
 
 def merged_weights(model, whole=lambda tensor: tensor):
@@ -458,17 +432,16 @@ def merged_weights(model, whole=lambda tensor: tensor):
 
     `whole` gathers a tensor that is distributed over processes.
     """
-    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     weights = {}
-    for name, parts in checkpoint_tensors(model).items():
-        path, _, kind = name.rpartition(".")
-        tensor = whole(parameters[name].detach())
-        if kind == "weight" and getattr(modules[path], "lora_A", None) is not None:
-            tensor = tensor.float() + lora_delta(modules[path])
-        tensor = tensor.to("cpu", model.compute_dtype)
-        pieces = tensor.split([rows for _, rows in parts])
-        for (part, _), piece in zip(parts, pieces):
-            weights[part] = piece.clone()
+    for path, module in model.named_modules():
+        for kind, parameter in module.named_parameters(recurse=False):
+            tensor = whole(parameter.detach())
+            if kind == "weight" and getattr(module, "lora_A", None) is not None:
+                tensor = tensor.float() + module.lora_scale * (module.lora_B @ module.lora_A)
+            if not kind.startswith("lora_"):
+                weights[f"{path}.{kind}"] = tensor.detach().to("cpu", model.compute_dtype)
+    if model.config.tied:
+        del weights["lm_head.weight"]
     return weights
 
 
@@ -505,47 +478,30 @@ def add_lora(model, rank, alpha, dropout, seed):
 
     ΔW = alpha / rank · B A (Hu et al. 2021). A (rank, in) starts Kaiming-uniform as in PEFT,
     drawn from `seed`; B (out, rank) starts at zero. In training, dropout(x, index) is what the
-    adapters of projection `index` read.
+    adapter of projection `index` reads.
     """
     random = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     projections = [m for m in model.model.layers.modules() if isinstance(m, Linear)]
     for index, module in enumerate(projections):
-        A = torch.rand(len(module.parts) * rank, module.in_features, generator=random)
-        A = (2 * A - 1) / math.sqrt(module.in_features)
+        A = torch.rand(rank, module.in_features, generator=random) * 2 - 1
         B = torch.zeros(module.out_features, rank)
-        module.lora_A = nn.Parameter(A.to(model.device))
+        module.lora_A = nn.Parameter((A / math.sqrt(module.in_features)).to(model.device))
         module.lora_B = nn.Parameter(B.to(model.device))
         module.lora_scale = alpha / rank
         module.lora_dropout, module.lora_index = dropout, index
 
 
-def lora_parts(module):
-    """[(name, A (rank, in), B (out, rank))] of the parts of an adapted projection."""
-    As = module.lora_A.detach().chunk(len(module.parts))
-    Bs = module.lora_B.detach().split([*module.parts.values()])
-    return list(zip(module.parts, As, Bs))
-
-
-def lora_delta(module):
-    """ΔW (out, in) float32 of all parts of a projection."""
-    return torch.cat([module.lora_scale * (B @ A) for _, A, B in lora_parts(module)])
-
-
 def save_adapter(model, path, settings):
     """Write the adapters in PEFT's layout; settings: more entries of adapter_config.json."""
-    weights, names = {}, {}
-    for path_in_model, module in model.named_modules():
-        if getattr(module, "lora_A", None) is None:
-            continue
-        prefix = "base_model.model." + path_in_model[: path_in_model.rfind(".") + 1]
-        for name, A, B in lora_parts(module):
-            weights[f"{prefix}{name}.lora_A.weight"] = A.cpu().clone()
-            weights[f"{prefix}{name}.lora_B.weight"] = B.cpu().clone()
-            names[name] = len(A)
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            weights[f"base_model.model.{name}.weight"] = parameter.detach().cpu()
+    projections = {name.split(".")[-3] for name in weights}
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none"}
-    config |= {"fan_in_fan_out": False, "inference_mode": True, "target_modules": [*names]}
+    config |= {"inference_mode": True, "target_modules": sorted(projections), **settings}
     with files.replace(path) as temporary:
         temporary.mkdir(parents=True)
         write_tensors(temporary / "adapter_model.safetensors", weights)
-        write_json(temporary / "adapter_config.json", config | settings)
+        write_json(temporary / "adapter_config.json", config)

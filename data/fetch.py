@@ -3,7 +3,7 @@
     python data/fetch.py gsm8k               # or mbpp nq squad svamp mmlu truthfulqa hellaswag
     python data/fetch.py checkpoint ./llama  # SmolLM2-135M-Instruct, 269 MB; needs the package gguf
 
-SHA256SUMS pins every file. A download that was cut off continues when the command is run again.
+SHA256SUMS pins every file.
 """
 
 import argparse
@@ -72,34 +72,20 @@ def fetch(name, url):
 
 
 def download(url, sha256, target):
+    """Write a file, whole and with this sha256, or not at all."""
     if target.exists():
         print(f"{target}: already there")
         return
-    part = target.with_name(f"{target.name}.part")
     try:
-        receive(url, part)
+        with replace(target) as temporary, urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            with open(temporary, "wb") as file:
+                shutil.copyfileobj(response, file)
+            if digest(temporary) != sha256:
+                raise ValueError("wrong sha256")
     except (OSError, ValueError, http.client.HTTPException) as error:
-        if getattr(error, "code", None) != 416:  # which says that no byte is missing
-            mend = "the same command continues, --base-url names a mirror"
-            raise InputError(f"{url}: {error}; {mend}")
-    if digest(part) != sha256:
-        part.unlink()
-        raise InputError(f"{url}: wrong sha256, so it is removed; the same command starts over")
-    part.replace(target)
+        mend = "try again, or name a mirror with --base-url"
+        raise InputError(f"{url}: {error}; {mend}")
     print(f"{target}: downloaded")
-
-
-def receive(url, part):
-    """Append to `part` what it lacks of the file."""
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, "ab") as file:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={file.tell()}-"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            if response.status == 200:  # no ranges here: all of the file comes
-                file.truncate(0)
-            shutil.copyfileobj(response, file)
-            if response.length:
-                raise ConnectionError(f"cut off, {response.length:,} bytes are missing")
 
 
 def unpack(archive):

@@ -7,9 +7,9 @@ with its own loader. One text differs on purpose: transformers splits it as GPT-
 
 import functools
 import hashlib
-import json
 import http.server
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -27,25 +27,20 @@ BODY = bytes(range(256)) * 1000
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves BODY as /rows.jsonl: with ranges or not, up to `stop`, then closes or says nothing."""
+    """Serves BODY as /rows.jsonl up to `stop`, then closes or says nothing."""
 
     def __init__(self, state, *args):
         self.state = state
         super().__init__(*args)
 
     def do_GET(self):
-        self.state.requests.append(self.headers["Range"])
-        start = int(self.headers["Range"][len("bytes=") : -1])
+        self.state.requests += 1
         if self.path != "/rows.jsonl":
             return self.send_error(404)
-        if start >= len(BODY):
-            return self.send_error(416)
-        if not self.state.ranges:
-            start = 0
-        self.send_response(206 if self.state.ranges else 200)
-        self.send_header("Content-Length", str(len(BODY) - start))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
-        self.wfile.write(BODY[start : self.state.stop])
+        self.wfile.write(BODY[: self.state.stop])
         self.wfile.flush()
         self.state.go_on.wait(10)
 
@@ -55,15 +50,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    state = SimpleNamespace(requests=[], ranges=True, stop=None, go_on=threading.Event())
+    state = SimpleNamespace(requests=0, stop=None, go_on=threading.Event())
     state.go_on.set()
     handler = functools.partial(Handler, state)
     http_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     serve = functools.partial(http_server.serve_forever, 0.01)
     threading.Thread(target=serve, daemon=True).start()
     state.url = f"http://127.0.0.1:{http_server.server_port}"
-    state.target, state.part = tmp_path / "set/rows.jsonl", tmp_path / "set/rows.jsonl.part"
-    state.part.parent.mkdir()
+    state.target = tmp_path / "set/rows.jsonl"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetch, "DATA", tmp_path)
     monkeypatch.setattr(fetch, "SOURCES", {"set": state.url})
@@ -88,52 +82,36 @@ def refused(capsys, *args):
 
 def test_download_is_whole_and_done_once(server, capsys):
     assert not fetch.main(["set"])
-    assert server.target.read_bytes() == BODY and not server.part.exists()
+    assert server.target.read_bytes() == BODY
     server.target.write_bytes(b"mine")
     assert not fetch.main(["set"]) and "already there" in capsys.readouterr().out
-    assert server.target.read_bytes() == b"mine" and server.requests == ["bytes=0-"]
+    assert server.target.read_bytes() == b"mine" and server.requests == 1
 
 
 @pytest.mark.parametrize("stalls", [False, True])
-def test_resumes_what_was_cut_off(server, capsys, monkeypatch, stalls):
+def test_what_is_cut_off_leaves_nothing(server, capsys, monkeypatch, stalls):
     monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
     server.stop = 65_536 * 2
     if stalls:
         server.go_on.clear()
-    said = "timed out" if stalls else "cut off, 124,928 bytes are missing"
-    assert f"{said}; the same command continues" in refused(capsys, "set")
-    assert server.part.read_bytes() == BODY[: server.stop]
+    assert ("timed out" if stalls else "wrong sha256") in refused(capsys, "set")
+    assert not list(server.target.parent.iterdir())
     server.stop = None
     server.go_on.set()
-    assert not fetch.main(["set"])
-    assert server.requests == ["bytes=0-", "bytes=131072-"]
-    assert server.target.read_bytes() == BODY and not server.part.exists()
+    assert not fetch.main(["set"]) and server.target.read_bytes() == BODY
 
 
-@pytest.mark.parametrize("kept, ranges", [(b"x" * 70_000, False), (BODY, True)])
-def test_a_part_is_started_over_or_only_renamed(server, kept, ranges):
-    """Without ranges the server sends all; of a whole part no byte is missing (code 416)."""
-    server.part.write_bytes(kept)
-    server.ranges = ranges
-    assert not fetch.main(["set"])
-    assert server.requests == [f"bytes={len(kept)}-"]
-    assert server.target.read_bytes() == BODY and not server.part.exists()
-
-
-@pytest.mark.parametrize("kept", [b"", b"not the same bytes", BODY + b"too long"])
-def test_wrong_checksum_keeps_nothing(server, capsys, kept):
-    server.part.write_bytes(kept)
-    if not kept:
-        pin(fetch.DATA, b"another file")
-    assert "wrong sha256, so it is removed" in refused(capsys, "set")
-    assert not server.part.exists() and not server.target.exists()
+def test_wrong_checksum_keeps_nothing(server, capsys):
+    pin(fetch.DATA, b"another file")
+    assert "wrong sha256" in refused(capsys, "set")
+    assert not list(server.target.parent.iterdir())
 
 
 @pytest.mark.parametrize("url", ["{}/nowhere", "http://127.0.0.1:9", "http://a:b", "no address"])
 def test_no_server(server, capsys, url):
     url = url.format(server.url)
     line = refused(capsys, "set", "--base-url", url)
-    assert f"{url}/rows.jsonl: " in line and "--base-url names a mirror" in line
+    assert f"{url}/rows.jsonl: " in line and "a mirror with --base-url" in line
     assert not server.target.exists()
 
 
@@ -160,7 +138,7 @@ def test_mmlu_is_unpacked_and_nothing_leaves_its_folder(server, monkeypatch, tmp
     monkeypatch.setattr(fetch, "SOURCES", {"mmlu": server.url})
     pin(tmp_path, archive.getvalue(), "mmlu/data.tar")
     for _ in range(2):
-        assert not fetch.main(["mmlu"]) and server.requests == []
+        assert not fetch.main(["mmlu"]) and server.requests == 0
         found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.csv")}
         assert found == {"mmlu/test/art_test.csv", "mmlu/test/x.csv", "mmlu/dev/art_dev.csv"}
 
