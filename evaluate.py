@@ -181,7 +181,10 @@ def bootstrap(groups):
 def mcnemar(only_a, only_b):
     """Exact two-sided p that a alone is right on only_a items, b alone on only_b (McNemar 1947)."""
     n = only_a + only_b
-    ways = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    ways = term = 1  # the binomial coefficients of n and 0, 1, … exactly
+    for k in range(min(only_a, only_b)):
+        term = term * (n - k) // (k + 1)
+        ways += term
     return min(1.0, 2 * ways / 2**n)
 
 

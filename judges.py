@@ -18,7 +18,7 @@ import textwrap
 import threading
 import unicodedata
 import zlib
-from collections import namedtuple
+from collections import Counter, namedtuple
 from fractions import Fraction
 
 import sandbox
@@ -58,7 +58,7 @@ LEADS = [  # what stands before a statement
     r" ?(?:(?:is|was|(?:must|should) be)\b ?:?|[:=]|$)",
 ]
 LEAD = re.compile(rf"(?:(?:{'|'.join(LEADS)})[\s$]*)+", re.I | re.M)
-HEADING = re.compile(r"[-\s]*(?:[a-z]{2}|a |$)|.*=[ $]*$", re.I)  # "#### Step 1", "Answer: She"
+HEADING = re.compile(r"[-\s]*(?:[a-z](?! ?[=<>≤≥≠\\])|$)|.*=[ $]*$", re.I)  # "#### Step 1"
 END = re.compile(  # of a statement: a sentence, a line, or a box before words that leave it alone
     r"[.!]['\")\]]*(?=\s|$)|\n|</|\}(?=[^\w\\]*(?:$|(?!or\b|and a half|hundred|thousand"
     r"|million|billion|dozen)[a-z]{2,}\b(?! [$0-9])))",
@@ -169,7 +169,6 @@ def exact(response, example):
 
 # Reading: a sentence has to hold a gold answer, and to add no doubt
 
-MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
 SPELLINGS = [  # (pattern, the one spelling that is compared)
     ("[\u0300-\u036f]", ""),  # accents, as in Lodī
     (r" ?n't\b", " not"),  # do n't
@@ -177,7 +176,7 @@ SPELLINGS = [  # (pattern, the one spelling that is compared)
     (r"\bu ?\. ?s\b|\bunited states\b", "us"),
     (r"(?<=[0-9]),(?=[0-9]{3})", ""),  # 97,500
     (r"(?<=[0-9])(?:st|nd|rd|th)\b", ""),  # July 4th
-    (rf"\b([0-9]{{1,2}}) (?:of )?({MONTHS})\b", r"\2 \1"),  # 4 July
+    (r"\b([0-9]{1,2}) (?:of )?((?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\w*)", r"\2 \1"),
 ]
 TOKEN = re.compile(
     r"(?<![^\s(])-?[0-9]+(?:\.[0-9]+)*|[0-9]+(?:\.[0-9]+)*|[^\W\d_]+(?:'s\b)?|[%$€£+#°]"
@@ -186,7 +185,7 @@ FIGURES = "zero one two three four five six seven eight nine ten eleven twelve".
 LEADING = set("in on at by from during to for as".split())  # gold "in the 1890s" is "1890s" too
 ABSTAINS = re.compile(  # the passage does not explicitly state …
     r"(?<!not )\bunanswerable\b|\b(?:not|no|cannot)(?: \w+| possible to)? (?:answer\w*|sa(?:y|id)"
-    r"|stated?|mention\w*|specif(?:y|ied)|provided?|contain\w*|determined?|know|information|clear)"
+    r"|stated?|mention\w*|specif(?:y|ied)|provided?|contain\w*|determined?|know|information)\b"
 )
 
 
@@ -202,7 +201,7 @@ def tokens(text):
 
 def reading(response, example):
     """Whether the response holds an answer of example.check["answers"]; without any, abstains."""
-    answers = example.check.get("answers") or []
+    answers = example.check.get("answers", [])
     golds = [tokens(answer) for answer in answers]
     if [] in golds:
         raise InputError(f"the answer {answers[golds.index([])][:60]!a} has no words")
@@ -215,16 +214,16 @@ def reading(response, example):
         return Verdict(False, "empty, or more than 60 words")
     golds = [gold[1:] if gold[0] in LEADING and gold[1:] else gold for gold in golds]
     # "Dr. Miles R. Bronson" is no end of a sentence.
-    parts = re.split(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?]\s+|\n+", response)
+    parts = re.split(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?]\s+(?=\W?[A-Z])|\n+", response)
     sentences = [" ".join(tokens(part)) for part in parts if tokens(part)]
     abstaining = [ABSTAINS.search(sentence) for sentence in sentences]
     if not golds:
         return RIGHT if all(abstaining) else Verdict(False, "no abstention")
     if any(abstaining):
         return Verdict(False, "abstains")
-    known = set(tokens(example.check.get("question") or "")).union(*golds)
+    known = set(tokens(example.check.get("question", ""))).union(*golds)
     reason = "another answer"
-    for sentence in sentences:
+    for sentence in [*sentences, " ".join(said)]:  # a gold may hold a full stop
         if any(f" {' '.join(gold)} " in f" {sentence} " for gold in golds):
             doubts = DOUBT & set(sentence.split()) - known
             if not doubts:
@@ -374,7 +373,7 @@ def check_fields(fields, row):
 def main():
     parser = argparse.ArgumentParser(description="Print one JSON verdict a row, in order.")
     parser.add_argument("judge", help="numeric, exact, reading, code, or model:DIR")
-    parser.add_argument("rows", metavar="ROWS.jsonl", help="or - for a pipe")
+    parser.add_argument("rows", help="a JSONL file, or - for a pipe")
     parser.add_argument("--unsafe-code", action="store_true", help="run code without isolation")
     args = parser.parse_args()
     name, _, path = args.judge.partition(":")
@@ -396,9 +395,9 @@ def main():
         print(json.dumps(verdict._asdict()), flush=True)
         return verdict.correct, row.get("correct")
 
-    pairs = read_jsonl("/dev/stdin" if args.rows == "-" else args.rows, judge_row)
-    accepts, rejects = pairs.count((True, False)), pairs.count((False, True))
-    agreements = pairs.count((True, True)) + pairs.count((False, False))
+    pairs = Counter(read_jsonl("/dev/stdin" if args.rows == "-" else args.rows, judge_row))
+    accepts, rejects = pairs[True, False], pairs[False, True]
+    agreements = pairs[True, True] + pairs[False, False]
     labelled = agreements + accepts + rejects
     if labelled:
         text = f"{agreements} agreements, {accepts} false accepts, {rejects} false rejects"

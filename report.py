@@ -23,13 +23,13 @@ BENCHMARKS = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "svamp acc")
 MEAN = "benchmarks, mean"
 LOGPROB = "log-probability per token"
 MEANING = """
-Scores are means over test items with 95 % intervals: Wilson's if all items score 0 or 1, otherwise
-bootstrap. With several seeds, an item's score is its mean over them. Average drop: base minus
-method, mean over the benchmarks. In a − b, only_a counts the items that only a got right; p is
-McNemar's exact test. The outcome is open unless the bootstrap interval leaves out 0 and p, if
-given, is below 0.05, without correction for the number of comparisons. Log-probabilities are
-natural, under the base model, given the prompt. Losses are those of first seeds, in means of up to
-50 equal parts; losses on different targets are not comparable."""
+Scores are means over test items in points of 100, with 95 % intervals: Wilson's if all items score
+0 or 1, otherwise bootstrap. With several seeds, an item's score is its mean over them. Average
+drop: base minus method, mean over the benchmarks. Right alone: items that only the first, or only
+the second, got right; p is McNemar's exact test. The outcome is open unless the bootstrap interval
+leaves out 0 and p, if given, is below 0.05, without correction for the number of comparisons. Log-
+probabilities are natural, under the base model, given the prompt. Losses are those of first seeds,
+in means of up to 50 equal parts; losses on different targets are not comparable."""
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: auto; padding: 1rem }
 pre { overflow-x: auto } body > pre::first-line { font-weight: bold }
@@ -58,7 +58,7 @@ def summary(out):
     losses {method: [loss of a step]}, examples {source: [target]}, settings.
     """
     out = Path(out)
-    settings = read_json(out / "config.json", dict)
+    settings = read_json(out / "config.json")
     rows = find_rows(out)
     losses, targets, examples = {}, defaultdict(dict), {}
     for name, (arm, *_) in rows.items():  # the seeds of a method have the same targets
@@ -94,7 +94,7 @@ def find_rows(out):
         methods[arm.partition(".")[0]].append(arm)
     rows = {}
     for method, arms in methods.items():
-        rows[method if len(arms) == 1 else f"{method} ({len(arms)} seeds)"] = arms
+        rows[f"{method} ({len(arms)} seeds)" if arms[1:] else method] = arms
     return rows
 
 
@@ -125,7 +125,7 @@ def read_items(out, task):
     for path in sorted(out.glob("*/eval.jsonl")):
         for row in read_rows(path):
             if "correct" in row["response"]:
-                items[task][path.parent.name][row["id"]] = row["response"]["correct"]
+                items[task][path.parent.name][row["id"]] = int(row["response"]["correct"])
     for row in read_rows(out / "bench.jsonl"):
         for metric, score in row["scores"].items():
             items[f"{row['bench']} {metric}"][row["model"]][row["id"]] = score
@@ -168,14 +168,21 @@ def score(items, rows):
 
 
 def text(figures):
-    """The tables for a terminal, without control characters."""
-    tables = [
-        ("scores", figures["scores"]),
-        *figures["comparisons"].items(),
-        ("targets", figures["targets"]),
-        ("candidates", figures["candidates"]),
-    ]
+    """The tables for a terminal, without control characters; scores in points of 100."""
+    tables = [("scores", figures["scores"])]
+    for measure, found in figures["comparisons"].items():
+        tables.append((measure, {name: comparison(row) for name, row in found.items()}))
+    tables += [("targets", figures["targets"]), ("candidates", figures["candidates"])]
     return "\n\n".join(align(heading, rows) for heading, rows in tables if rows)
+
+
+def comparison(found):
+    """The cells of what `evaluate.compare` found."""
+    cells = {"difference": found}
+    if "p" in found:
+        cells["right alone"] = f"{found['only_a']} : {found['only_b']}"
+        cells["p"] = f"{found['p']:.3f}"
+    return {**cells, "the first is": found["outcome"]}
 
 
 def align(heading, rows):
@@ -193,11 +200,10 @@ def show(value):
     """A value as text: an estimate, the mean of a list, or what it is."""
     if isinstance(value, dict):
         middle = value.get("score", value.get("difference"))
-        value = f"{middle:.3f} [{value['low']:.3f}, {value['high']:.3f}] n={value['n']}"
+        points = [round(100 * x, 1) + 0.0 for x in (middle, value["low"], value["high"])]
+        value = "{:.1f} [{:.1f}, {:.1f}] n={}".format(*points, value["n"])
     elif isinstance(value, list):
         value = f"{np.mean(value):.2f} n={len(value)}"
-    elif isinstance(value, float):
-        value = f"{value + 0.0:.4f}"
     return "".join(c if c.isprintable() else " " for c in str(value))
 
 

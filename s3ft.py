@@ -221,7 +221,9 @@ def run(options):
     items = load_benchmarks(options)
     base, tokenizer = load_model(options.ckpt, options)
     eval_judge = named_judge(options.eval_judge, base, tokenizer, options)
-    train_judge = named_judge(options.judge, base, tokenizer, options)
+    train_judge = eval_judge
+    if options.judge != options.eval_judge:
+        train_judge = named_judge(options.judge, base, tokenizer, options)
     train_set = drop_too_long(train_set, wording, base, tokenizer, options)
     test_set = drop_too_long(test_set, wording, base, tokenizer, options)
     if parallel.is_main:
@@ -519,6 +521,8 @@ def fill_defaults(options):
         raise InputError(f"--task {options.task}: neither FILE.jsonl nor {', '.join(TASKS)}")
     options.eval_judge = rule
     options.judge = options.judge or rule
+    if options.judge.partition(":")[0] not in judges.JUDGES:
+        raise InputError(f"--judge {options.judge}: not one of {', '.join(judges.JUDGES)}")
     options.max_new_tokens = options.max_new_tokens or getattr(task, "MAX_NEW_TOKENS", 400)
     options.out = options.out or Path("runs") / f"{name}-{Path(options.ckpt).resolve().name}"
     options.seeds = options.seeds or [options.seed]

@@ -19,15 +19,6 @@ def write_rows(path, rows):
     return path
 
 
-def write_hellaswag(folder):
-    rows = []
-    for n in range(9):
-        endings = ["runs.", "sleeps all day.", f"eats {n} of them.", "flies."]
-        row = {"ctx_a": f"A cat sees {n} mice.", "ctx_b": "it", "endings": endings}
-        rows.append({**row, "activity_label": "Cats", "label": n % 4})
-    write_rows(folder / "hellaswag/hellaswag_val.jsonl", rows)
-
-
 @pytest.fixture(scope="session")
 def arguments(tmp_path_factory):
     """Options of a run: 12 training rows, 5 of which the model answers rightly, and a benchmark."""
@@ -45,7 +36,9 @@ def arguments(tmp_path_factory):
             right.append({"prompt": question, "gold": gold})
     train = write_rows(folder / "train.jsonl", right[:5] + wrong[:7])
     test = write_rows(folder / "test.jsonl", right[5:7] + wrong[7:10])
-    write_hellaswag(folder)
+    item = {"ctx_a": "A cat sees mice.", "ctx_b": "it", "activity_label": "Cats", "label": 1}
+    item["endings"] = ["runs.", "sleeps all day.", "eats two of them.", "flies."]
+    write_rows(folder / "hellaswag/hellaswag_val.jsonl", [item] * 9)
     options = ["--task", train, "--test", test, "--ckpt", ckpt, "--method", "sft,s3ft"]
     options += ["--bench", "hellaswag", "--bench-data", folder, "--max-new-tokens", 24]
     options += ["--epochs", 2, "--batch", 4, "--lr", 1e-3]

@@ -93,20 +93,16 @@ def no_end(path):
 
 
 NORM, BIAS = "model.norm.weight", "model.layers.0.self_attn.q_proj.bias"
-NAN, INFINITE = torch.full((32,), float("nan")), torch.full((32,), float("inf"))
+NAN = torch.full((32,), float("nan"))
 LOOP = "{% for i in range(999999999) %}{% endfor %}"
 
 CHECKPOINTS = {  # fault: (damage to a tiny Llama, words)
     "config.json absent": (absent("config.json"), "config.json"),
     "config.json cut off": (holds("config.json", b'{"arch'), "config.json"),
-    "config.json a list": (holds("config.json", b"[1]"), "config.json"),
     "a text for a number": (config(num_hidden_layers="3"), "num_hidden_layers"),
-    "a negative number": (config(hidden_size=-32), "hidden_size"),
     "a NaN": (config(rms_norm_eps=float("nan")), "rms_norm_eps"),
-    "a number of 400 digits": (config(rope_theta=10**400), "rope_theta"),
     "heads that do not divide": (config(num_key_value_heads=3), "multiple of 3"),
     "another architecture": (config(architectures=["GPT2LMHeadModel"]), "GPT2"),
-    "architectures a number": (config(architectures=5), "architecture"),
     "quantised": (config(quantization_config={"bits": 4}), "quantised"),
     "another activation": (config(hidden_act="gelu"), "silu"),
     "part of the head rotated": (config(partial_rotary_factor=0.5), "rotary"),
@@ -118,18 +114,15 @@ CHECKPOINTS = {  # fault: (damage to a tiny Llama, words)
     "no weights": (absent("model.safetensors"), "model.safetensors"),
     "pickled weights alone": (pickled, "pickled weights"),
     "weights cut off": (cut_off, "cannot be read"),
-    "a web page for weights": (holds("model.safetensors", b"<html>"), "cannot be read"),
     "another shape": (tensor(NORM, torch.ones(31)), "[31]"),
     "a tensor missing": (weights(lambda tensors: tensors.pop(NORM)), NORM),
     "a tensor too many": (tensor("extra", torch.ones(2)), "extra"),
     "a bias in one layer": (tensor(BIAS, torch.ones(32)), "_proj.bias"),
     "NaN in a weight": (tensor(NORM, NAN), NORM),
-    "infinity in a weight": (tensor(NORM, INFINITE), NORM),
     "eight bits": (tensor(NORM, torch.ones(32, dtype=torch.int8)), "I8"),
     "tied but two tensors": (config(tie_word_embeddings=True), "tie_word_embeddings"),
     "a shard absent": (index("b.safetensors"), "b.safetensors"),
     "tokenizer.json absent": (absent("tokenizer.json"), "tokenizer.json"),
-    "tokenizer.json cut off": (holds("tokenizer.json", b'{"ver'), "tokenizer.json"),
     "more tokens than rows": (more_tokens, "300"),
     "a tokenizer's setting a list": (holds("tokenizer_config.json", b"[]"), "tokenizer_config"),
     "eos_token a number": (setting(eos_token=5), ""),
@@ -138,10 +131,8 @@ CHECKPOINTS = {  # fault: (damage to a tiny Llama, words)
     "chat_template a number": (setting(chat_template=5), ""),
     "a template cut off": (template("{% for m in messages %}"), "template"),
     "a template that raises": (template("{{ raise_exception('alternate') }}"), "alternate"),
-    "a template that divides": (template("{{ 1 / 0 }}"), "template"),
     "a template that never ends": (template(LOOP), "template"),
     "a template of attributes": (template("{{ x.__class__.__mro__ }}"), "SecurityError"),
-    "a template with a file": (template("{% include '/etc/passwd' %}"), "template"),
     "a template not UTF-8": (holds("chat_template.jinja", b"\xff\xfe"), "utf-8"),
 }
 

@@ -46,7 +46,7 @@ def patched_training(stop):
     return patches
 
 
-def train_case(folder, ckpt, case, stop=None, seed=0):
+def train_case(folder, ckpt, case, stop=None):
     """Train 10 steps, or go on with them; (merged weights, log without seconds) at the end."""
     full, sharded, recompute = case[0] == "f", case[1] == "s", case[2] == "r"
     shard = functools.partial(parallel.shard, dtype=torch.float32) if sharded else None
@@ -54,12 +54,12 @@ def train_case(folder, ckpt, case, stop=None, seed=0):
     model.recompute = recompute
     dropout = train.RowDropout(0.2)
     if not full:
-        llama.add_lora(model, 4, 8, dropout, seed)
+        llama.add_lora(model, 4, 8, dropout, seed=0)
     rows = [train.Row(*tiny.training_pair(i)) for i in range(21)]
-    settings = {"epochs": 2, "batch": 5, "micro_tokens": 60, "lr": 1e-3 if full else 1e-2}
+    settings = {"epochs": 2, "batch": 5, "lr": 1e-3 if full else 1e-2, "micro_tokens": 60}
     patches = patched_training(stop)
     try:
-        train.train(model, rows, folder / case, **settings, seed=seed, dropout=dropout)
+        train.train(model, rows, folder / case, **settings, seed=0, dropout=dropout)
     except Stopped:
         return None
     finally:

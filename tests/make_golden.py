@@ -35,8 +35,7 @@ def logits(family):
         tiny.checkpoint(directory, family)
         model = load(directory, attn_implementation="eager").eval()
     with torch.inference_mode():
-        found = model(IDS).logits[..., ::43]
-    return [[[round(v, 5) for v in token] for token in row] for row in found.tolist()]
+        return model(IDS).logits[..., ::43].double().round(decimals=5).tolist()
 
 
 def lora_step():
@@ -57,7 +56,8 @@ def lora_step():
     for row, (prompt, target) in enumerate(tiny.PAIRS):
         n = len(prompt + target)
         ids[row, :n], mask[row, :n] = torch.tensor(prompt + target), 1
-        labels[row] = torch.tensor([-100] * len(prompt) + target + [-100] * (16 - n))
+        labels[row] = -100
+        labels[row, len(prompt) : n] = torch.tensor(target)
     loss = model(ids, attention_mask=mask, labels=labels).loss
     loss.backward()
     gradients = {name: [p.grad.sum().item(), p.grad.norm().item()] for name, p in adapters.items()}

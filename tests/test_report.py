@@ -193,7 +193,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     out = make_run(tmp_path / "run", {"base": 5, "s3ft": 14})
     monkeypatch.setattr(sys, "argv", ["report.py", str(out)])
     report.main()
-    assert "0.700 [0.481, 0.855] n=20" in capsys.readouterr().out and (out / "report.html").exists()
+    assert "70.0 [48.1, 85.5] n=20" in capsys.readouterr().out and (out / "report.html").exists()
     sys.argv[1] = str(tmp_path / "absent")
     with pytest.raises(SystemExit, match="2"):
         report.main()

@@ -32,13 +32,19 @@ def write(file, *rows):
     ],
 )
 def test_claims(task, drops, logprobs, verdicts):
-    def arms(*shares, n=400):
-        right = [{i: int(i < share * n) for i in range(n)} for share in shares]
-        return dict(zip(("base", "sft", "s3ft"), right))
+    def right(share, n=400):
+        return {i: int(i < share * n) for i in range(n)}
 
-    scores = {"gsm8k": arms(0.5, *task), "mmlu acc": arms(0.8, 0.8 - drops[0], 0.8 - drops[1])}
-    noise = random.Random(0)
-    values = [[mean + noise.gauss(0, 0.2) for _ in range(200)] for mean in logprobs]
+    def noisy(mean):
+        return [mean + noise.gauss(0, 0.2) for _ in range(200)]
+
+    arms, noise = ("base", "sft", "s3ft"), random.Random(0)
+    general = [0.8, 0.8 - drops[0], 0.8 - drops[1]]
+    scores = {
+        "gsm8k": dict(zip(arms, map(right, [0.5, *task]))),
+        "mmlu acc": dict(zip(arms, map(right, general))),
+    }
+    values = [noisy(mean) for mean in logprobs]
     found = results.Study("gsm8k", {}, scores, {}, dict(enumerate(values)))
     assert results.claims(found, "sft", "s3ft") == verdicts
 

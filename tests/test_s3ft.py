@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import kill
 import pytest
-import safetensors.torch
 import tiny
 import torch
 from conftest import write_rows
@@ -49,10 +48,10 @@ def command(*args):
 
 
 def figures(*args):
-    """(last line on stdout, lines on stderr) of a run that ends well."""
+    """(the line on stdout, lines on stderr) of a run that ends well."""
     code, out, said = command(*args)
     assert code == 0, said
-    return json.loads(out.splitlines()[-1]), said
+    return json.loads(out), said
 
 
 def read_rows(path):
@@ -63,58 +62,44 @@ def read_rows(path):
 
 
 def response(text, correct=True, finish_reason="stop"):
-    ids = [ord(character) for character in text] + [tiny.END]
     judged = {"finish_reason": finish_reason, "correct": correct, "reason": ""}
-    return {"text": text, "ids": ids, "logprob": -1.0, **judged}
+    return {"text": text, "ids": [ord(text), tiny.END], "logprob": -1.0, **judged}
 
 
 def candidates(**responses):
     return {"id": "1", "messages": user("x"), "gold": "g", "gold_ids": [103, tiny.END], **responses}
 
 
-RIGHT = {"own": response("o"), "paraphrase": response("p")}
-WRONG = {"own": response("o", False), "paraphrase": response("p", False)}
+TABLE = [  # both are right, own alone, the paraphrase alone, neither
+    candidates(own=response("o", own), paraphrase=response("p", paraphrase))
+    for own, paraphrase in ((True, True), (True, False), (False, True), (False, False))
+]
+EXPECTED = {"sft": "gggg", "ssr": "oogg", "sdft": "pgpg", "self": "oo", "s3ft": "oopg"}
+SOURCES = {"g": "gold", "o": "own", "p": "paraphrase"}
 
 
-@pytest.mark.parametrize(
-    "method, both, own, paraphrase, neither",
-    [
-        ("sft", "g", "g", "g", "g"),
-        ("ssr", "o", "o", "g", "g"),
-        ("sdft", "p", "g", "p", "g"),
-        ("self", "o", "o", "", ""),
-        ("s3ft", "o", "o", "p", "g"),
-    ],
-)
-def test_methods(method, both, own, paraphrase, neither):
-    """What each takes where both responses are right, own alone, the paraphrase alone, neither."""
-    rows = [
-        candidates(**RIGHT),
-        candidates(own=RIGHT["own"], paraphrase=WRONG["paraphrase"]),
-        candidates(own=WRONG["own"], paraphrase=RIGHT["paraphrase"]),
-        candidates(**WRONG),
-    ]
-    for row, text in zip(rows, (both, own, paraphrase, neither)):
-        targets = s3ft.build_targets([row], method, options())
-        assert [target["target"] for target in targets] == list(text)
-        for target in targets:
-            assert target["source"] == {"g": "gold", "o": "own", "p": "paraphrase"}[text]
-            assert target["ids"] == [ord(text), tiny.END]  # as sampled, with the end of the turn
+@pytest.mark.parametrize("method", EXPECTED)
+def test_methods(method):
+    targets = s3ft.build_targets(TABLE, method, options())
+    assert "".join(target["target"] for target in targets) == EXPECTED[method]
+    for target in targets:
+        assert target["source"] == SOURCES[target["target"]]
+        assert target["ids"] == [ord(target["target"]), tiny.END]  # as sampled
 
 
 def test_unfinished_is_never_a_target_whatever_the_judge_says():
-    cut = {name: response("x", finish_reason="length") for name in ("own", "paraphrase")}
+    cut = response("x", finish_reason="length")
     for method in s3ft.METHODS:
-        targets = s3ft.build_targets([candidates(**cut)], method, options())
+        targets = s3ft.build_targets([candidates(own=cut, paraphrase=cut)], method, options())
         assert [target["source"] for target in targets] == ["gold"] * (method != "self")
 
 
 def test_the_substance_of_paraphrases_is_asked_for_only_by_option():
+    assert options().filter_paraphrases is False
     copy = candidates(paraphrase=response("g"))
     for filtered, source in (False, "paraphrase"), (True, "gold"):
-        targets = s3ft.build_targets([copy], "sdft", options(filter_paraphrases=filtered))
-        assert targets[0]["source"] == source
-    assert options().filter_paraphrases is False
+        (target,) = s3ft.build_targets([copy], "sdft", options(filter_paraphrases=filtered))
+        assert target["source"] == source
 
 
 # Selection
@@ -151,16 +136,15 @@ def scripted(monkeypatch, tmp_path):
             ids = [*tokenizer.encode_text(words), tiny.END]
             on_done(i, sampler.Response(ids, words, finish_reason, logprob))
 
-    monkeypatch.setattr(sampler, "generate", generate)
-
     def select(**changes):
         """(rows of candidates, what was asked for)"""
-        changes = options(out=tmp_path / "run", **changes)
         script.asked = []
+        settings = options(out=tmp_path / "run", **changes)
         wording = s3ft.gsm8k.PARAPHRASE
-        rows = s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, wording, changes)
+        rows = s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, wording, settings)
         return rows, sorted(script.asked)
 
+    monkeypatch.setattr(sampler, "generate", generate)
     script.select, script.model, script.tokenizer = select, model, tokenizer
     return script
 
@@ -174,25 +158,21 @@ def test_selection_follows_the_paper(scripted, tmp_path):
     targets = s3ft.build_targets(rows, "s3ft", options())
     sources = [target["source"] for target in targets]
     assert sources == ["own", "paraphrase", "paraphrase", "gold", "gold", "paraphrase"]
-    rephrased = [(n, "paraphrase") for n in range(1, 6)]  # none where the model is right
-    assert asked == sorted([(n, "own") for n in range(6)] + rephrased)
     assert rows[1]["own"]["reason"] == "unfinished"
+    own = [(n, "own") for n in range(6)]
+    rephrased = [(n, "paraphrase") for n in range(1, 6)]  # none where the model is right
+    assert asked == sorted(own + rephrased)
 
     assert read_rows(tmp_path / "run/candidates.jsonl") == rows
-    assert [row["id"] for row in rows] == [example.id for example in EXAMPLES]
-    for row, of in zip(rows, EXAMPLES):
-        prompt = scripted.tokenizer.prompt_ids(of.messages)
-        texts = [scripted.tokenizer.target_ids(of.messages, of.gold)]
-        logprobs = [row["gold_logprob"]]
-        if "paraphrase" in row:
-            texts.append(row["paraphrase"]["ids"])
-            logprobs.append(row["paraphrase_logprob"])
-        expected = sampler.logprobs(scripted.model, [prompt] * len(texts), texts)
-        assert logprobs == pytest.approx(expected, abs=1e-3)
+    prompt = scripted.tokenizer.prompt_ids(EXAMPLES[2].messages)
+    gold = scripted.tokenizer.target_ids(EXAMPLES[2].messages, EXAMPLES[2].gold)
+    texts = [gold, rows[2]["paraphrase"]["ids"]]
+    expected = sampler.logprobs(scripted.model, [prompt, prompt], texts)
+    found = [rows[2]["gold_logprob"], rows[2]["paraphrase_logprob"]]
+    assert found == pytest.approx(expected, abs=1e-3)
 
     assert scripted.select(method=["s3ft", "sft"]) == (rows, [])  # nothing is asked again
-    _, asked = scripted.select(method=["s3ft", "sdft"])
-    assert asked == [(0, "paraphrase")]  # the one that lacked
+    assert scripted.select(method=["sdft"])[1] == [(0, "paraphrase")]  # the one that lacked
 
 
 def test_sft_alone_generates_nothing(scripted):
@@ -200,16 +180,15 @@ def test_sft_alone_generates_nothing(scripted):
 
 
 def test_of_several_right_responses_the_likeliest_is_the_target(scripted):
+    scripted.own = {n: says(f"The answer is {n + 1}.") for n in range(3)}
     for n, logprob in enumerate([-2.0, -4.0, -3.0, -9.0]):
         scripted.samples[1][n] = says(f"Yes.\n#### {n + 1}", logprob=logprob)
-    scripted.own = {n: says(f"The answer is {n + 1}.") for n in range(3)}
     scripted.samples[1][4] = says("#### 5", "length")
     scripted.samples[2] = {2: says("Wrong.", logprob=-0.1), 3: says("Or.\n#### 4", logprob=-8.0)}
     rows, _ = scripted.select(method=["ssr"], samples=2)
     targets = s3ft.build_targets(rows, "ssr", options(samples=2))
     firsts = [target["target"].split()[0] for target in targets]
     assert firsts == ["Yes.", "The", "The", "Or.", "4+1", "5+1"]  # the greedy one among equals
-    assert [target["source"] for target in targets] == ["own"] * 4 + ["gold"] * 2
 
 
 def test_a_torn_line_and_a_missing_verdict_are_made_good(scripted, tmp_path):
@@ -221,12 +200,10 @@ def test_a_torn_line_and_a_missing_verdict_are_made_good(scripted, tmp_path):
         del row["own"]["correct"], row["own"]["reason"]
     write_rows(file, unjudged)
     assert scripted.select(method=["ssr"]) == (rows, [])
-
     file.write_bytes(file.read_bytes()[:-20])
     again, asked = scripted.select(method=["ssr"])
     assert asked == [(5, "own")] and again[:5] == rows[:5]
-    assert again[5]["own"] == rows[5]["own"] and again[5]["gold_ids"] == rows[5]["gold_ids"]
-
+    assert again[5]["own"] == rows[5]["own"]
     file.write_text('{"id": 1}\n{"id": 2\n{"id": 3}\n')
     with pytest.raises(InputError, match="candidates.jsonl:2: not JSON"):
         Journal(file)
@@ -235,79 +212,55 @@ def test_a_torn_line_and_a_missing_verdict_are_made_good(scripted, tmp_path):
 # Whole runs
 
 
-def test_the_whole_command(whole, arguments):
+def test_the_whole_command(whole):
     process, out = whole
     found = json.loads(process.stdout)
     assert found["targets_by_method"]["sft"] == {"own": 0, "paraphrase": 0, "gold": 12}
     assert found["targets"] == {"own": 5, "paraphrase": 0, "gold": 7}
     assert found["generate_tokens_per_second"] > 0 and found["train_tokens_per_second"] > 0
-    for arm in ("base", "sft", "s3ft"):
-        scores = found["scores"][arm]
-        assert scores["train"]["n"] == 5 and scores["hellaswag acc"]["n"] == 9
+    assert found["scores"].keys() == {"base", "sft", "s3ft"}
+    base = found["scores"]["base"]
+    assert base["train"]["n"] == 5 and base["hellaswag acc"]["n"] == 9
+    assert base["train"]["low"] < base["train"]["score"] == 0.4 < base["train"]["high"]
     assert json.loads((out / "eval.json").read_text()) == found["scores"]
-    base = found["scores"]["base"]["train"]
-    assert base["low"] < base["score"] == 0.4 < base["high"]  # 2 of 5
     assert re.search(r"<\|turn\|>assistant\n\[\[.+\|<\|end\|>\]\]", process.stderr)  # --show
 
     targets, rows = read_rows(out / "s3ft/targets.jsonl"), read_rows(out / "candidates.jsonl")
-    assert [target["ids"] for target in targets[:5]] == [row["own"]["ids"] for row in rows[:5]]
-    assert all(row["own"]["ids"] != row["gold_ids"] for row in rows)
+    for target, row in zip(targets[:5], rows):
+        assert target["ids"] == row["own"]["ids"] != row["gold_ids"]
     for name in ("config.json", "report.html", "sft/train.csv", "s3ft/model/config.json"):
         assert (out / name).stat().st_size > 0
-    items = read_rows(out / "bench.jsonl")
-    assert len(items) == 27 and len(items[0]["logprobs"]) == len(items[0]["choices"]) == 4
+    assert len(read_rows(out / "bench.jsonl")) == 27
+    adapter = json.loads((out / "s3ft/adapter/adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"], adapter["lora_dropout"]) == (8, 16, 0.1)
     assert not list(out.rglob("*.tmp")) + list(out.rglob("state.safetensors"))
 
 
-def test_an_adapter_is_what_was_merged(whole, arguments):
-    """model/ is the base with the adapter's ΔW added, and both arms learnt something."""
-    _, out = whole
-    base = tiny.weights(tiny.config("qwen2"))
-    for arm in ("sft", "s3ft"):
-        adapter = safetensors.torch.load_file(out / arm / "adapter/adapter_model.safetensors")
-        merged = safetensors.torch.load_file(out / arm / "model/model.safetensors")
-        config = json.loads((out / arm / "adapter/adapter_config.json").read_text())
-        assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (8, 16, 0.1)
-        for name, weight in base.items():
-            prefix = f"base_model.model.{name.removesuffix('.weight')}"
-            A, B = adapter.get(f"{prefix}.lora_A.weight"), adapter.get(f"{prefix}.lora_B.weight")
-            delta = torch.zeros_like(weight) if A is None else 2 * B @ A
-            assert A is None or delta.abs().max() > 0
-            torch.testing.assert_close(merged[name], weight + delta, atol=1e-6, rtol=0)
-
-
 def test_a_finished_run_is_left_as_it_is(whole, arguments, tmp_path):
-    shutil.copytree(whole[1], tmp_path / "run")
+    out = shutil.copytree(whole[1], tmp_path / "run")
     expected = kill.outputs(whole[1])
-    found, said = figures(*arguments, "--out", tmp_path / "run")
-    assert kill.outputs(tmp_path / "run") == expected
+    found, said = figures(*arguments, "--out", out)
     assert found["scores"] == json.loads(whole[0].stdout)["scores"]
-    assert f"{tmp_path / 'run'}: continues where it stopped" in said
-    assert "sft: is trained already" in said and found["train_tokens_per_second"] >= 0
-
-    for changed, words in (["--lr", 0.5], "lr = '0.001', now it is '0.5'"), (["--seed", 1], "seed"):
-        code, _, said = command(*arguments, *changed, "--out", tmp_path / "run")
-        assert code == 2 and words in said[-1] and "use another --out" in said[-1]
-    rows = read_rows(tmp_path / "run/candidates.jsonl")
-    test = write_rows(tmp_path / "test.jsonl", [{"prompt": "x", "gold": "y"}])
-    code, _, said = command(*arguments, "--test", test, "--out", tmp_path / "run")
-    assert code == 2 and "was made with test = " in said[-1]
-    assert kill.outputs(tmp_path / "run") == expected and len(rows) == 12
+    assert f"{out}: continues where it stopped" in said and "sft: is trained already" in said
+    other = write_rows(tmp_path / "test.jsonl", [{"prompt": "x", "gold": "y"}])
+    for name, value in ("lr", 0.5), ("seed", 1), ("test", other):
+        code, _, said = command(*arguments, f"--{name}", value, "--out", out)
+        assert code == 2 and f"{out}: was made with {name} = " in said[-1]
+        assert "use another --out" in said[-1]
+    assert kill.outputs(out) == expected
 
 
 def test_interruptions_change_nothing(whole, arguments, tmp_path):
     """Ctrl-C and kill -9 while it generates and trains; the same command goes on each time."""
     out = tmp_path / "run"
-    moments = [
+    for mark, send in (
         ("own: 0 of 12", signal.SIGKILL),
         ("paraphrase: 0 of", signal.SIGINT),
         ("train s3ft", signal.SIGKILL),
-    ]
-    for mark, send in moments:
+    ):
         code, said = kill.interrupt(arguments, out, mark, send)
-        assert code == (130 if send == signal.SIGINT else -signal.SIGKILL), said
-        assert "Traceback" not in said
         if send == signal.SIGINT:
+            assert code == 130 and "Traceback" not in said, said
             assert said.count("s3ft.py: interrupted; the same command goes on\n") == 1
             assert not list(out.rglob("*.tmp"))
     figures(*arguments, "--out", out)
@@ -320,22 +273,26 @@ def ckpt(tmp_path_factory):
     return tiny.checkpoint(path, max_position_embeddings=2048)
 
 
-SHORT = ("--max-new-tokens", 8, "--epochs", 1, "--dtype", "float32", "--device", "cpu")
+@pytest.fixture
+def short(ckpt, tmp_path):
+    """Options of a short run in tmp_path/run."""
+    options = ["--ckpt", ckpt, "--out", tmp_path / "run", "--max-new-tokens", 8, "--epochs", 1]
+    return [*options, "--dtype", "float32", "--device", "cpu"]
 
 
-def test_seeds_are_arms_of_one_selection(ckpt, tmp_path):
-    args = ["--task", "gsm8k", "--data", SAMPLE / "gsm8k", "--ckpt", ckpt, *SHORT]
-    args += ["--limit", 6, "--validate", 0.5, "--eval-limit", 2]
-    found, said = figures(*args, "--seeds", "0,7", "--out", tmp_path / "run")
-    assert set(found["scores"]) == {"base", "s3ft", "s3ft.7"}
-    assert any("3 training and 2 test examples" in line for line in said)
-    first, other = tmp_path / "run/s3ft", tmp_path / "run/s3ft.7"
-    assert (first / "targets.jsonl").read_bytes() == (other / "targets.jsonl").read_bytes()
-    weights = [path / "model/model.safetensors" for path in (first, other)]
-    assert weights[0].read_bytes() != weights[1].read_bytes()
-    ids = [row["id"] for row in read_rows(first / "eval.jsonl")]
-    assert len(ids) == 2 and all(id.startswith("train.jsonl:") for id in ids)
-    assert not set(ids) & {row["id"] for row in read_rows(first / "targets.jsonl")}
+def test_seeds_are_arms_of_one_selection(short, tmp_path):
+    args = ["--task", "gsm8k", "--data", SAMPLE / "gsm8k", *short, "--seeds", "0,7"]
+    found, said = figures(*args, "--limit", 6, "--validate", 0.5, "--eval-limit", 2)
+    assert found["scores"].keys() == {"base", "s3ft", "s3ft.7"}
+    assert "3 training and 2 test examples" in said[0]
+    targets, weights = [], []
+    for arm in (tmp_path / "run/s3ft", tmp_path / "run/s3ft.7"):
+        targets.append(read_rows(arm / "targets.jsonl"))
+        weights.append((arm / "model/model.safetensors").read_bytes())
+    assert targets[0] == targets[1] and weights[0] != weights[1]
+    tested = {row["id"] for row in read_rows(tmp_path / "run/base/eval.jsonl")}
+    assert len(tested) == 2 and all(id.startswith("train.jsonl:") for id in tested)
+    assert not tested & {target["id"] for target in targets[0]}
 
 
 def test_full_training_keeps_float32_masters(ckpt, tmp_path, monkeypatch):
@@ -355,65 +312,60 @@ def test_full_training_keeps_float32_masters(ckpt, tmp_path, monkeypatch):
         if "norm" in name:
             assert (seen[name] != weight).float().mean() > 0.9
     assert json.loads((tmp_path / "sft/model/config.json").read_text())["dtype"] == "bfloat16"
-    assert not (tmp_path / "sft/adapter").exists()
 
 
-def test_eval_only_with_shots_and_benchmarks(ckpt, tmp_path):
-    """The shots come before each question; MMLU's come from its dev file."""
-    for name, rows in ("dev", 5), ("test", 3):
-        lines = [f"Question {n} of {name}?,a,b,c,d,B\n" for n in range(rows)]
-        folder = tmp_path / "mmlu" / name
-        folder.mkdir(parents=True)
-        (folder / f"art_{name}.csv").write_text("".join(lines))
-    svamp = [{"Body": f"Ann has {n} pens.", "Question": "How many?", "Answer": n} for n in (3, 4)]
+def test_eval_only_with_shots_and_benchmarks(short, tmp_path):
+    for name in ("dev", "test"):
+        lines = [f"Question {n} of {name}?,a,b,c,d,B\n" for n in range(3)]
+        (tmp_path / "mmlu" / name).mkdir(parents=True)
+        (tmp_path / f"mmlu/{name}/art_{name}.csv").write_text("".join(lines))
     (tmp_path / "svamp").mkdir()
+    svamp = [{"Body": f"Ann has {n} pens.", "Question": "How many?", "Answer": n} for n in (3, 4)]
     (tmp_path / "svamp/SVAMP.json").write_text(json.dumps(svamp))
-    args = ["--task", "nq", "--data", SAMPLE / "nq", "--ckpt", ckpt, *SHORT, "--eval-only"]
-    args += ["--eval-limit", 2, "--shots", 2, "--bench", "mmlu,svamp", "--bench-data", tmp_path]
-    found, _ = figures(*args, "--out", tmp_path / "run")
-    assert found["targets"] == {} and set(found["scores"]) == {"base"}
+    args = ["--task", "nq", "--data", SAMPLE / "nq", *short, "--eval-only", "--eval-limit", 2]
+    found, _ = figures(*args, "--shots", 2, "--bench", "mmlu,svamp", "--bench-data", tmp_path)
+    assert found["targets"] == {} and found["scores"].keys() == {"base"}
     counts = {name: score["n"] for name, score in found["scores"]["base"].items()}
     assert counts == {"nq": 2, "mmlu acc": 3, "svamp acc": 2}
     items = {row["bench"]: row for row in read_rows(tmp_path / "run/bench.jsonl")}
     assert items["mmlu"]["context"].count("of dev?") == 2
-    assert items["svamp"]["response"] is not None and "Ann has" in items["svamp"]["context"]
-    shots = s3ft.with_shots(EXAMPLES[2:4], EXAMPLES[:1])
-    assert [turn["role"] for turn in shots[0].messages] == ["user", "assistant", "user"]
-    assert shots[0].messages[1]["content"] == EXAMPLES[0].gold and shots[0].question == "prompt 2"
+    assert "Ann has" in items["svamp"]["context"]
 
 
-def test_your_own_rows_judged_by_the_model_itself(ckpt, tmp_path):
+def test_shots_are_turns_before_the_question():
+    (found,) = s3ft.with_shots(EXAMPLES[2:3], EXAMPLES[:1])
+    shot = [*EXAMPLES[0].messages, {"role": "assistant", "content": EXAMPLES[0].gold}]
+    assert found.messages == [*shot, *EXAMPLES[2].messages]
+
+
+def test_your_own_rows_judged_by_the_model_itself(short, tmp_path):
     rows = [{"prompt": f"Say {n % 9}.", "gold": f"yes {n}"} for n in range(12)]
     task = write_rows(tmp_path / "own.jsonl", rows)
-    args = ["--task", task, "--ckpt", ckpt, *SHORT, "--judge", "model", "--out", tmp_path / "run"]
-    found, said = figures(*args)
-    assert sum(found["targets"].values()) + found["scores"]["base"]["own"]["n"] == 12
-    assert any("judge model" in line for line in said)
-    prompts = {
-        row["messages"][0]["content"] for row in read_rows(tmp_path / "run/candidates.jsonl")
-    }
+    found, said = figures("--task", task, *short, "--judge", "model")
+    assert "judge model" in said[0]
+    rows = read_rows(tmp_path / "run/candidates.jsonl")
+    assert len(rows) + found["scores"]["base"]["own"]["n"] == 12
+    prompts = {row["messages"][0]["content"] for row in rows}
     assert len(prompts) == 7  # two of nine are for testing, wherever they stand
-    for row in read_rows(tmp_path / "run/candidates.jsonl"):
+    for row in rows:
         assert re.match("unfinished|log odds|says nothing", row["own"]["reason"])
 
 
-def test_rows_that_do_not_fit_are_left_out(tmp_path):
-    path = tiny.checkpoint(tmp_path / "ckpt", max_position_embeddings=400)
+def test_rows_that_do_not_fit_are_left_out(short, tmp_path):
     rows = [{"prompt": "p" * (20_000 if n == 3 else 20), "gold": "yes"} for n in range(9)]
     task = write_rows(tmp_path / "own.jsonl", rows)
-    args = ["--task", task, "--test", task, "--ckpt", path, *SHORT, "--method", "sft"]
-    found, said = figures(*args, "--out", tmp_path / "run")
+    args = ["--task", task, "--test", task, *short, "--method", "sft"]
+    code, _, said = command(*args, "--max-new-tokens", 2047)
+    assert code == 2 and "no example is left" in said[-1] and not (tmp_path / "run").exists()
+    found, said = figures(*args)
     assert found["targets"] == {"own": 0, "paraphrase": 0, "gold": 8}
-    assert "1 examples do not fit the model's 400 tokens" in said
-    code, _, said = command(*args, "--out", tmp_path / "b", "--max-new-tokens", 399)
-    assert code == 2 and "no example is left" in said[-1] and not (tmp_path / "b").exists()
+    assert "1 examples do not fit the model's 2048 tokens" in said
 
 
 def test_a_choice_of_examples_is_drawn_from_the_seed():
     chosen = [s3ft.sample(list(range(100)), 10, seed) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2] and chosen[0] != list(range(10))
     assert chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 10
-    assert s3ft.sample([1, 2], None, 0) == s3ft.sample([1, 2], 5, 0) == [1, 2]
 
 
 # The command line
@@ -425,42 +377,36 @@ def test_a_choice_of_examples_is_drawn_from_the_seed():
         ("--ckpt {no}", "{no}: no such directory"),
         ("--data {no}", "{no}/train.jsonl: no such file"),
         ("--data {bad}", "train.jsonl:2: not JSON"),
-        ("--task {no}", "neither FILE.jsonl nor gsm8k"),
         ("--task math", "neither FILE.jsonl nor gsm8k"),
         ("--method sft,dpo", "'dpo' is not one of sft, ssr"),
-        ("--judge {no}", "--judge"),
+        ("--judge reading", "--judge"),
         ("--task {own} --judge nobody", "nobody"),
-        ("--judge reading", "go with --task FILE.jsonl"),
-        ("--test {no}", "go with --task FILE.jsonl"),
         ("--judge model:{no}", "{no}: no such directory"),
-        ("--epochs 0", "'0' should lie between 1"),
+        ("--epochs 0", "'0'"),
         ("--limit 1.5", "'1.5'"),
-        ("--lr nan", "'nan' should lie"),
-        ("--validate 1", "'1' should lie between 0"),
+        ("--lr nan", "'nan'"),
         ("--bench mmlu --bench-data {no}", "python data/fetch.py mmlu"),
         ("--fsdp", "--fsdp goes with torchrun"),
         ("--lora 4", "unrecognized arguments: --lora 4"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(ckpt, tmp_path, args, words):
-    names = {"no": tmp_path / "nowhere", "bad": tmp_path / "bad"}
-    names["own"] = write_rows(tmp_path / "own.jsonl", [{"prompt": "x", "gold": "y"}])
-    good = {"question": "q", "answer": "a\n#### 1"}
-    write_rows(tmp_path / "bad/train.jsonl", [good]).open("a").write('{"question": \n')
-    args = [arg.format(**names) for arg in args.split()]
-    code, out, said = command("--task", "gsm8k", "--ckpt", ckpt, "--out", tmp_path / "run", *args)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(short, tmp_path, args, words):
+    names = {"no": tmp_path / "nowhere", "bad": tmp_path / "bad", "own": tmp_path / "own.jsonl"}
+    write_rows(names["own"], [{"prompt": "x", "gold": "y"}])
+    bad = write_rows(names["bad"] / "train.jsonl", [{"question": "q", "answer": "a\n#### 1"}])
+    bad.open("a").write('{"question": \n')
+    code, out, said = command("--task", "gsm8k", *short, *args.format(**names).split())
     assert code == 2 and out == "" and not (tmp_path / "run").exists()
     assert said[-1].startswith("s3ft.py: ") and words.format(**names) in said[-1]
-    assert len([line for line in said if line.startswith("s3ft.py")]) == 1
+    assert len([line for line in said if line.startswith("s3ft.py: ")]) == 1
 
 
-def test_golds_that_the_judge_does_not_accept_are_listed(ckpt, tmp_path):
+def test_golds_that_the_judge_does_not_accept_are_listed(short, tmp_path):
     rows = [
         {"prompt": f"p{n}", "gold": f"The answer is {n}.", "answer": n + n % 2} for n in range(30)
     ]
     task = write_rows(tmp_path / "own.jsonl", rows)
-    args = ["--task", task, "--test", task, "--ckpt", ckpt, *SHORT, "--out", tmp_path / "run"]
-    code, _, said = command(*args)
+    code, _, said = command("--task", task, "--test", task, *short)
     named = re.findall(r"own\.jsonl:(\d+): the judge does not accept", "\n".join(said))
     assert code == 2 and named == [str(n) for n in range(2, 22, 2)]
 

@@ -21,12 +21,9 @@ BASE = {
     "num_key_value_heads": 2,
     "rms_norm_eps": 1e-5,
     "max_position_embeddings": 512,
-    "hidden_act": "silu",
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
-    "bos_token_id": 256,
     "eos_token_id": 257,
-    "initializer_range": 0.02,
     "torch_dtype": "float32",
 }
 LLAMA3 = {
@@ -150,8 +147,8 @@ def checkpoint(path, family="smollm2", template=TEMPLATE, pieces=1, **changes):
     """Write a Hugging Face directory to `path` and return it; several pieces have an index."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    values = {**config(family), **changes}
-    tensors, weight_map = weights(values), {}
+    raw = {**config(family), **changes}
+    tensors, weight_map = weights(raw), {}
     for n in range(pieces):
         file = "model.safetensors" if pieces == 1 else f"model-{n + 1}-of-{pieces}.safetensors"
         names = list(tensors)[n::pieces]
@@ -165,7 +162,7 @@ def checkpoint(path, family="smollm2", template=TEMPLATE, pieces=1, **changes):
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     if template:
         settings["chat_template"] = template
-    (path / "config.json").write_text(json.dumps(values))
+    (path / "config.json").write_text(json.dumps(raw))
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer().save(str(path / "tokenizer.json"))
     return path
