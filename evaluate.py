@@ -21,7 +21,7 @@ from journal import Journal
 
 RESAMPLES = 10_000  # of the bootstrap
 CHUNK = 100  # texts that are scored together, and lost by a kill
-generated = {"tokens": 0, "seconds": 0.0}  # by this process, for the figures of the run
+generated = {"tokens": 0, "seconds": 0.0}  # by this job, for the figures of the run
 
 
 # Responses
@@ -47,13 +47,15 @@ def generate_and_judge(
     def done(index, response):
         example, _ = todo[index]
         journal.add(example.id, **{source: response._asdict()})
-        generated["tokens"] += len(response.ids)
 
     start = time.perf_counter()
     sampling |= {"on_done": done, "progress": f"{journal.path.parent.name}: {source}"}
-    sampler.generate(model, tokenizer, [prompt for _, prompt in todo], limit, **sampling)
-    generated["seconds"] += time.perf_counter() - start
+    prompts = [prompt for _, prompt in todo]
+    responses = sampler.generate(model, tokenizer, prompts, limit, **sampling)
     journal.sync()
+    (tokens,) = parallel.all_reduce([sum(len(response.ids) for response in responses)])
+    generated["tokens"] += tokens
+    generated["seconds"] += time.perf_counter() - start
 
     pairs = [(journal.rows[example.id][source], example) for example in examples]
     pairs = parallel.mine([pair for pair in pairs if "correct" not in pair[0]])

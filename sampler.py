@@ -9,6 +9,7 @@ Shapes: R rows, T tokens, H heads, KV key-value heads, hd head size, d hidden si
 """
 
 import collections
+import itertools
 import math
 import os
 import time
@@ -39,13 +40,12 @@ class Response(NamedTuple):
 
 @dataclass(eq=False)
 class Row:
-    """One prompt in flight. `length` of its tokens are in its cache `kv`: {layer: tensor}."""
+    """One prompt in flight. The cache has a place for `length` of its tokens."""
 
     index: int
     prompt: list
     random: np.random.Generator
     length: int
-    kv: dict = field(default_factory=dict)
     ids: list = field(default_factory=list)
     logprob: float = 0.0
     done: bool = False
@@ -62,23 +62,41 @@ class Row:
 class Batch:
     """The rows in flight, the one with most tokens first, with their keys and values.
 
-    In each layer, consecutive rows share a contiguous tensor (2, rows, KV, capacity, hd), hardly
-    longer than its longest row. On a CPU 32 rows are such a group: one group of 256 rows takes
-    2.6 times as long in attention.
+    In each layer, groups of consecutive rows are contiguous tensors (2, rows, KV, capacity, hd),
+    hardly longer than their longest row, end to end in one buffer. On a CPU 32 rows are a group:
+    one group of 256 rows takes 2.6 times as long in attention.
     """
 
-    def __init__(self, model, max_batch, waiting):
+    def __init__(self, model, max_batch, longest, waiting):
+        config = model.config
         self.model, self.max_batch = model, max_batch
-        self.group_size = 32 if model.device.type == "cpu" else max_batch
         self.waiting = collections.deque(waiting)
         self.rows = []
         self.unread = []  # rows whose prompts are not in the cache yet
-        self.groups = {}  # of each layer
+        self.group_size = 32 if model.device.type == "cpu" else max_batch
+        self.groups = []  # (rows, capacity) of each
         self.room = 0  # tokens that every row can still take
+        self.heads = config.num_key_value_heads, config.head_dim
+        size = 2 * max_batch * round_up(longest, BLOCK) * math.prod(self.heads)
+        options = {"dtype": model.compute_dtype, "device": model.device}
+        self.buffer = torch.zeros(config.num_hidden_layers, size, **options)
+        self.spare = torch.empty(size, **options)  # where a layer's rows wait while they move
         self.graph = None  # on CUDA: the decoding step over these groups
 
     def live(self):
         return [row for row in self.rows if not row.done]
+
+    def tensors(self, buffer):
+        """The groups (2, rows, KV, capacity, hd) that lie in a layer's buffer."""
+        heads, head_dim = self.heads
+        shapes = [(2, rows, heads, capacity, head_dim) for rows, capacity in self.groups]
+        used = buffer[: sum(map(math.prod, shapes))]
+        parts = used.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes)]
+
+    def row_tensors(self, buffer):
+        """The same for each row: (2, KV, capacity, hd)."""
+        return list(itertools.chain(*(group.unbind(1) for group in self.tensors(buffer))))
 
     def make_room(self):
         """Give free places to waiting rows, drop ended rows, and let the cache grow."""
@@ -88,29 +106,28 @@ class Batch:
             new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
         ended = len(self.rows) - len(live)
         if new or (live and (ended > len(self.rows) / 8 or self.room == 0)):
-            self.rows = live + new
             self.unread += new
-            self.arrange()
+            self.arrange(live, new)
 
-    def arrange(self):
-        """Lay out the cache anew for the rows; every row gets room until the longest is full."""
-        config, longest = self.model.config, self.rows[0].length
-        self.room = BLOCK - longest % BLOCK
+    def arrange(self, live, new):
+        """Lay out the cache anew; every row gets room until the longest has filled its block."""
+        kept = [i for i, row in enumerate(self.rows) if not row.done]
+        before = self.groups
+        self.rows = live + new
+        self.room = BLOCK - self.rows[0].length % BLOCK
+        after = []
+        for first in range(0, len(self.rows), self.group_size):
+            rows = self.rows[first : first + self.group_size]
+            after.append((len(rows), round_up(rows[0].length + self.room, 32)))
+        for layer in self.buffer if kept else ():
+            self.spare.copy_(layer)
+            self.groups = before
+            old = self.row_tensors(self.spare)
+            self.groups = after
+            for row, i, tensor in zip(live, kept, self.row_tensors(layer)):
+                tensor[:, :, : row.length] = old[i][:, :, : row.length]
+        self.groups = after
         self.graph = None
-        for layer in range(config.num_hidden_layers):
-            groups = []
-            for first in range(0, len(self.rows), self.group_size):
-                rows = self.rows[first : first + self.group_size]
-                capacity = round_up(rows[0].length + self.room, 32)
-                shape = (2, len(rows), config.num_key_value_heads, capacity, config.head_dim)
-                dtype, device = self.model.compute_dtype, self.model.device
-                group = torch.zeros(shape, dtype=dtype, device=device)
-                for row, kv in zip(rows, group.unbind(1)):
-                    if layer in row.kv:
-                        kv[:, :, : row.length] = row.kv[layer][:, :, : row.length]
-                    row.kv[layer] = kv
-                groups.append(group)
-            self.groups[layer] = groups
 
     def step(self):
         """One forward pass: read some prompts, or add a token to every row.
@@ -139,10 +156,13 @@ class Batch:
         longest = max(row.length for row in rows)
         ids = [row.prompt + [0] * (longest - row.length) for row in rows]  # padding is not seen
 
+        first = self.rows.index(rows[0])
+
         def attend(layer, q, k, v):  # q (n, H, T, hd), k and v (n, KV, T, hd)
-            for row, keys, values in zip(rows, k, v):
-                row.kv[layer][0, :, : row.length] = keys[:, : row.length]
-                row.kv[layer][1, :, : row.length] = values[:, : row.length]
+            places = self.row_tensors(self.buffer[layer])[first:]
+            for row, place, keys, values in zip(rows, places, k, v):
+                place[0, :, : row.length] = keys[:, : row.length]
+                place[1, :, : row.length] = values[:, : row.length]
             return causal_attention(q, k, v, self.model.config.sliding_window[layer])
 
         h = self.model.hidden(torch.tensor(ids, device=self.model.device), attend=attend)
@@ -176,7 +196,8 @@ class Batch:
             q = (q * q.shape[-1] ** -0.5).view(len(q), k.shape[1], -1, q.shape[-1])
             split = [t.split(self.group_size) for t in (q, k[:, :, 0], v[:, :, 0], lengths)]
             out = []
-            for group, bias, q, k, v, at in zip(self.groups[layer], biases[windows[layer]], *split):
+            groups = self.tensors(self.buffer[layer])
+            for group, bias, q, k, v, at in zip(groups, biases[windows[layer]], *split):
                 keys, values = group
                 rows = torch.arange(len(at), device=at.device)
                 keys[rows, :, at] = k
@@ -190,10 +211,11 @@ class Batch:
     def biases(self, lengths, window):
         """0 where a row sees a place of the cache, else -inf: (rows, 1, 1, capacity) a group."""
         out = []
-        for group, at in zip(self.groups[0], lengths.split(self.group_size)):
-            distance = at[:, None] - torch.arange(group.shape[3], device=at.device)
+        for (_, capacity), at in zip(self.groups, lengths.split(self.group_size)):
+            distance = at[:, None] - torch.arange(capacity, device=at.device)
             visible = (distance >= 0) & (distance < (window or math.inf))
-            out.append(torch.where(visible, 0, -math.inf).to(group.dtype)[:, None, None])
+            bias = torch.where(visible, 0, -math.inf).to(self.buffer.dtype)
+            out.append(bias[:, None, None])
         return out
 
 
@@ -252,7 +274,7 @@ def generate(
     waiting.sort(key=lambda row: -row.length)
     longest = max(map(len, prompts), default=0) + max_new_tokens
     max_batch = min(max_batch or default_max_batch(model, longest), max(1, len(prompts)))
-    batch = Batch(model, max_batch, waiting)
+    batch = Batch(model, max_batch, longest, waiting)
     responses = [None] * len(prompts)
     start, written = time.perf_counter(), 0
     bar = parallel.bar(len(prompts), progress, "prompt")

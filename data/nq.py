@@ -26,10 +26,9 @@ Reply with the answer alone, in a few words of the passage, or with "unanswerabl
 does not say it."""
 PARAPHRASE = """{prompt}
 
-Reference answer: {gold}
+The correct answer is: {gold}
 
-Say the same as the reference answer in one short sentence of your own. If it is "unanswerable", \
-say that the passage does not answer the question."""
+Reply to the question with this answer, phrased the way you would say it."""
 
 
 def load(directory, split):

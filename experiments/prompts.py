@@ -73,8 +73,9 @@ PARAPHRASES = {
         "full sentence": REFERENCE + "Write the reference answer as a complete sentence that "
         'answers the question, and add nothing else. If it is "unanswerable", write that the '
         "passage does not answer the question.",
-        "correct answer is": "{prompt}\n\nThe correct answer is: {gold}\n\nReply to the question "
-        "with this answer, phrased the way you would say it.",
+        "one short sentence": REFERENCE + "Say the same as the reference answer in one short "
+        'sentence of your own. If it is "unanswerable", say that the passage does not answer the '
+        "question.",
     },
     "gsm8k": {
         "present": gsm8k.PARAPHRASE,

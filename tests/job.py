@@ -1,8 +1,8 @@
 """Trainings that several processes run together: `torchrun … tests/job.py FOLDER CKPT CASE …`
 
 A case is three letters: l or f (LoRA, all weights), d or s (data-parallel, sharded), k or r
-(activations kept or recomputed). With a number behind, the training ends after this step and
-leaves its state.
+(activations kept or recomputed). With a number behind, the training is killed after this step
+has been saved, and one step more has not.
 """
 
 import functools
@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 
 def patched_training(stop):
-    """Let `train` save its state after every step, and end after step `stop`."""
+    """Let `train` save its state after every step up to `stop`, and end after one step more."""
     save, now = train.save_state, 0
 
     def clock():  # eleven seconds between two looks at it, none while the state is saved
@@ -33,16 +33,16 @@ def patched_training(stop):
         now += 11
         return now
 
-    def save_and_stop(path, parameters, optimizer, step):
+    def save_or_stop(path, parameters, optimizer, step):
         nonlocal now
+        if step - 1 == stop:
+            raise Stopped
         save(path, parameters, optimizer, step)
         now -= 11
-        if step == stop:
-            raise Stopped
 
     patches = pytest.MonkeyPatch()
     patches.setattr(train.time, "perf_counter", clock)
-    patches.setattr(train, "save_state", save_and_stop)
+    patches.setattr(train, "save_state", save_or_stop)
     return patches
 
 
@@ -74,5 +74,5 @@ def train_case(folder, ckpt, case, stop=None):
 if __name__ == "__main__":
     parallel.start("cpu")
     for name in sys.argv[3:]:
-        train_case(Path(sys.argv[1]), sys.argv[2], name[:3], int(name[3:] or 0))
+        train_case(Path(sys.argv[1]), sys.argv[2], name[:3], int(name[3:] or -1))
     parallel.leave(0)

@@ -248,6 +248,7 @@ for bait in %r.split("|"):
             judges.numeric(text, example)
             judges.reading(text, example)
     if bait[0] in "`~<71":
+        text = (bait * size)[:size]
         judges.FENCE.findall(text)
         judges.lacks_substance(text, text[1:], True)
 """

@@ -45,15 +45,14 @@ def alone(tmp_path_factory, ckpt):
 
 
 def assert_equal_training(folder, alone):
-    """Merged weights, and the same losses of the same batches."""
+    """Merged weights; of each step loss, learning rate, gradient norm and tokens."""
     weights, log = alone[folder.name[0]]
     assert_near(folder / "model/model.safetensors", weights)
     lines = (folder / "train.csv").read_text().splitlines()
     assert len(lines) == len(log) == 1 + 10
     for line, expected in zip(lines[1:], log[1:]):
-        step, loss, _, _, tokens, _ = line.split(",")
-        assert [step, tokens] == expected.split(",")[::4]
-        assert float(loss) == pytest.approx(float(expected.split(",")[1]), abs=1e-4)
+        found, values = ([float(value) for value in text.split(",")] for text in (line, expected))
+        assert found[:5] == pytest.approx(values, rel=1e-3)
 
 
 def test_two_processes_train_the_weights_of_one(tmp_path, ckpt, alone):

@@ -35,13 +35,13 @@ def test_the_story_of_transformers():
 
 
 def test_the_whole_command(tmp_path):
-    args = ["--task", "gsm8k", "--ckpt", CKPT, "--data", SAMPLE / "gsm8k", "--limit", 6]
-    args += ["--eval-limit", 2, "--max-new-tokens", 64, "--epochs", 1, "--out", tmp_path / "run"]
+    args = ["--task", "gsm8k", "--ckpt", CKPT, "--data", SAMPLE / "gsm8k", "--limit", 4]
+    args += ["--eval-limit", 1, "--max-new-tokens", 48, "--epochs", 1, "--out", tmp_path / "run"]
     found, _ = figures(*args)
     rows = read_rows(tmp_path / "run/candidates.jsonl")
-    assert len(rows) == sum(found["targets"].values()) == 6
+    assert len(rows) == sum(found["targets"].values()) == 4
     assert found["targets"]["own"] == sum(row["own"]["correct"] for row in rows)
-    assert found["scores"]["s3ft"]["gsm8k"]["n"] == 2
+    assert found["scores"]["s3ft"]["gsm8k"]["n"] == 1
     own = sum(row["own"]["logprob"] for row in rows) / sum(len(row["own"]["ids"]) for row in rows)
     gold = sum(row["gold_logprob"] for row in rows) / sum(len(row["gold_ids"]) for row in rows)
     assert own > gold + 0.2  # the paper's figure: a token of its own is likelier

@@ -124,6 +124,7 @@ def scripted(monkeypatch, tmp_path):
     script = SimpleNamespace(own={}, paraphrase={}, samples={1: {}, 2: {}}, asked=[])
 
     def generate(model, tokenizer, prompts, limit, temperature=0, seed=0, on_done=None, **_):
+        responses = []
         for i, ids in enumerate(prompts):
             text = tokenizer.decode(ids)
             n = int(text.split("prompt ")[1].split()[0])
@@ -134,7 +135,9 @@ def scripted(monkeypatch, tmp_path):
             words, finish_reason, logprob = said.get(n, says("The answer is 99."))
             script.asked.append((n, "paraphrase" if said is script.paraphrase else "own"))
             ids = [*tokenizer.encode_text(words), tiny.END]
-            on_done(i, sampler.Response(ids, words, finish_reason, logprob))
+            responses.append(sampler.Response(ids, words, finish_reason, logprob))
+            on_done(i, responses[i])
+        return responses
 
     def select(**changes):
         """(rows of candidates, what was asked for)"""

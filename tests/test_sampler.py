@@ -70,7 +70,9 @@ def test_a_sample_depends_on_seed_and_prompt_alone(pair):
     options = {"temperature": 1.3, "seed": 3}
     found = generate(pair, PROMPTS, max_batch=5, **options)
     assert found == generate(pair, PROMPTS[::-1], max_batch=11, **options)[::-1]
-    assert found[:1] == generate(pair, PROMPTS[:1], **options)
+    (response,) = sampler.generate(*pair, PROMPTS[:1], NEW, **options)
+    logprob = sampler.logprobs(pair[0], PROMPTS[:1], [found[0]])[0]  # at temperature 1
+    assert response.ids == found[0] and response.logprob == pytest.approx(logprob, abs=1e-3)
     for other in {"temperature": 1.3, "seed": 4}, {"temperature": 0.0}:
         same = [a == b for a, b in zip(found, generate(pair, PROMPTS, **other))]
         assert sum(same) < 3
@@ -86,19 +88,21 @@ def test_a_sampled_token_follows_the_distribution():
     assert sampler.sample_token(logits, 0, [0.9]).item() == 0
 
 
-@pytest.mark.parametrize("max_batch", [8, 20])
-def test_rows_that_end_make_room(pair, monkeypatch, max_batch):
-    """Rows that are computed, summed over the passes, stay near the tokens written."""
-    computed, hidden = 0, llama.Transformer.hidden
+def test_rows_that_end_make_room(pair, monkeypatch):
+    """Neither are ended rows computed for long, nor do waiting ones wait for the longest."""
+    sizes, hidden = [], llama.Transformer.hidden
 
-    def counted(model, ids, *args, **options):
-        nonlocal computed
-        computed += len(ids) if ids.shape[1] == 1 else 0
+    def look(model, ids, *args, **options):
+        if ids.shape[1] == 1:
+            sizes.append(len(ids))
         return hidden(model, ids, *args, **options)
 
-    monkeypatch.setattr(llama.Transformer, "hidden", counted)
-    written = sum(map(len, generate(pair, PROMPTS, max_batch=max_batch)))
-    assert computed < 1.2 * written
+    monkeypatch.setattr(llama.Transformer, "hidden", look)
+    for max_batch, passes in (4, 1.4), (20, 3):
+        sizes.clear()
+        written = sum(map(len, generate(pair, PROMPTS, max_batch=max_batch)))
+        assert sum(sizes) < 1.2 * written
+        assert len(sizes) < passes * written / max_batch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -145,9 +145,15 @@ def test_recomputation_and_micro_batches_keep_the_dropout(tmp_path):
         row.dropout_seed = i
     accumulate_gradients(model, batch, 10_000, dropout)
     expected = gradients(model)
+    calls = []
+    model.model.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
     for model.recompute in (False, True):
-        accumulate_gradients(model, batch, 30, dropout)
+        calls.clear()
+        accumulate_gradients(model, batch, 10_000, dropout)
+        assert len(calls) == 1 + model.recompute
         assert not differences(gradients(model), expected)
+    accumulate_gradients(model, batch, 30, dropout)
+    assert not differences(gradients(model), expected)
     batch[0].dropout_seed = 99
     accumulate_gradients(model, batch, 30, dropout)
     assert differences(gradients(model), expected)
