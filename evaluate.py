@@ -32,8 +32,8 @@ def generate_and_judge(
 ):
     """Add to `journal`, under `source`, a judged response to each example.
 
-    What is asked is messages_of(example), unless given the example's own. At most `limit` tokens,
-    greedy unless `sampling` has a temperature and a seed. What the journal holds is kept.
+    The prompt is messages_of(example), by default the example's own messages. At most `limit`
+    tokens, greedy unless `sampling` has a temperature and a seed. What the journal holds is kept.
     """
     todo = []
     for example in examples:
@@ -65,7 +65,7 @@ def generate_and_judge(
 
 
 def judge_all(judge, pairs):
-    """Yield the verdict on each of [(response, example)], in order; several run at a time."""
+    """Yield the verdict on each of [(response, example)], in order; several threads judge."""
 
     def verdict(pair):
         response, example = pair
@@ -76,7 +76,8 @@ def judge_all(judge, pairs):
         except InputError as error:
             raise InputError(f"{example.id}: {error}; mend or remove this row")
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = max(1, os.cpu_count() // parallel.local_world_size)
+    with ThreadPoolExecutor(threads) as pool:
         found = pool.map(verdict, pairs)
         yield from tqdm(found, "judge", len(pairs), delay=1, disable=not parallel.is_main)
 
@@ -89,7 +90,7 @@ def score(model, items, pairs_of, name):
     mine = parallel.mine(items)
     chunks = [mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)]
     bar = parallel.bar(len(mine), name, "item")
-    for chunk in parallel.in_step(chunks, model):
+    for chunk in parallel.in_step(chunks):
         pairs = [pairs_of(item) for item in chunk or []]
         prompts, texts = zip(*itertools.chain(*pairs)) if pairs else ((), ())
         values = iter(sampler.logprobs(model, prompts, texts))

@@ -53,14 +53,15 @@ LEADS = [  # what stands before a statement
     r"<answer>",  # <answer>72</answer>
     r"^[ >-]*a ?:",  # A: 72
     # So the final answer to the question (in dollars) is: 72
-    r"(?:^ *|[^\w\s/] ?|\b(?:the|my|our|so|thus|hence|therefore) )(?:(?:final|correct) ){0,2}"
+    r"(?:^ *|(?<=[.!?;:)]) ?|[^\w\s/.!?;:)] ?|\b(?:the|my|our|so|thus|hence|therefore) )"
+    r"(?:(?:final|correct) ){0,2}"
     r"ans(?:wer)?\b(?: (?:to|for|of) [^.,:?\n]{1,99}?)?(?: \([^()\n]{1,40}\))?"
     r" ?(?:(?:is|was|(?:must|should) be)\b ?:?|[:=]|$)",
 ]
 LEAD = re.compile(rf"(?:(?:{'|'.join(LEADS)})[\s$]*)+", re.I | re.M)
 HEADING = re.compile(r"[-\s]*(?:[a-z](?! ?[=<>≤≥≠\\])|$)|.*=[ $]*$", re.I)  # "#### Step 1"
 END = re.compile(  # of a statement: a sentence, a line, or a box before words that leave it alone
-    r"[.!]['\")\]]*(?=\s|$)|\n|</|\}(?=[^\w\\]*(?:$|(?!or\b|and a half|hundred|thousand"
+    r"[.!]['\")\]]*(?=\s|$)|\n|</|\}(?=[^\w\\]{0,40}(?:$|(?!or\b|and a half|hundred|thousand"
     r"|million|billion|dozen)[a-z]{2,}\b(?! [$0-9])))",
     re.I,
 )

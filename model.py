@@ -221,20 +221,17 @@ def causal_attention(q, k, v, window=None):
 def packed_attention(config, lengths, device):
     """`attend` for texts of these lengths laid end to end: a token sees its own text only."""
     ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
-
-    def flash(q, k, v, window):  # knows half precision alone
-        from torch.nn.attention.varlen import varlen_attn
-
-        q, k, v = (t[0].transpose(0, 1) for t in (q, *repeat_heads(q, k, v)))  # (N, H, hd)
-        left = window - 1 if window else -1
-        longest = max(lengths)
-        y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(left, 0))
-        return y.transpose(0, 1)[None]
+    longest = max(lengths)
 
     def attend(layer, q, k, v):  # q (1, H, N, hd), k and v (1, KV, N, hd)
         window = config.sliding_window[layer]
-        if q.is_cuda and q.dtype != torch.float32:
-            return flash(q, k, v, window)
+        if q.is_cuda and q.dtype != torch.float32:  # the kernel needs half precision
+            from torch.nn.attention.varlen import varlen_attn
+
+            q, k, v = (t[0].transpose(0, 1) for t in (q, *repeat_heads(q, k, v)))  # (N, H, hd)
+            left = window - 1 if window else -1
+            y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(left, 0))
+            return y.transpose(0, 1)[None]
         texts = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2))
         return torch.cat([causal_attention(*text, window) for text in texts], dim=2)
 

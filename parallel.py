@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 s3ft.py --task gsm8k --ckpt ./llama
 
-All processes run the same program and meet in torch.distributed's collectives. In a process of
-its own everything here does nothing. When one process ends with an error, torchrun ends the rest.
+All processes run the same program and meet in torch.distributed's collectives. With one process
+every function here does nothing. When one process ends with an error, torchrun ends the rest.
 """
 
 import os
@@ -19,8 +19,10 @@ from tqdm import tqdm
 
 rank = int(os.environ.get("RANK", 0))
 world_size = int(os.environ.get("WORLD_SIZE", 1))
+local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 device = "cpu"  # of this process, once `start` has run
 is_main = rank == 0  # the process that speaks, and writes what is written once
+together = False  # do forward passes need all processes, as with FSDP?
 LONGEST_WAIT = timedelta(hours=3)  # in a collective, while others generate
 
 
@@ -38,7 +40,7 @@ def start(kind):
 def leave(code, words=""):
     """End this process; with a code other than 0, `words` say why.
 
-    What happens to all processes is said by the first: torchrun ends the others while they wait.
+    If all fail alike, only the first prints: the others wait, and torchrun ends them meanwhile.
     """
     if words:
         time.sleep(0 if is_main else 5)
@@ -86,14 +88,17 @@ def sum_gradients(parameters):
             dist.all_reduce(p.grad)
 
 
-# FSDP2. Its forward passes are collectives, so all processes have to make equally many.
+# FSDP2
 
 
 def shard(model, dtype):
     """Distribute every weight of a still empty model over the processes; return `place`.
 
-    A layer's weights are gathered, in `dtype`, while it computes; gradients are summed.
+    A layer's weights are gathered, in `dtype`, while it computes; gradients are summed. From then
+    on forward passes are collective: all processes have to make equally many.
     """
+    global together
+    together = True
     from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -127,16 +132,14 @@ def full_tensor(tensor):
     return tensor.full_tensor() if is_distributed(tensor) else tensor
 
 
-def most(count, model):
-    """The largest count of all processes that have to make passes together; else this one's."""
-    if is_distributed(model.lm_head.weight):
-        return int(all_reduce([count], dist.ReduceOp.MAX)[0])
-    return count
+def most(count):
+    """Under FSDP the largest count of all processes, otherwise `count`."""
+    return int(all_reduce([count], dist.ReduceOp.MAX)[0]) if together else count
 
 
-def in_step(items, model):
-    """Yield the items, then None until every process has had its last."""
-    yield from [*items, *[None] * (most(len(items), model) - len(items))]
+def in_step(items):
+    """Yield the items; under FSDP also None, until every process has had its last."""
+    yield from [*items, *[None] * (most(len(items)) - len(items))]
 
 
 def free_memory():
@@ -149,4 +152,4 @@ def free_memory():
         free = 1024 * int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1])
     if limit.exists() and limit.read_text().strip().isdigit():  # of a container
         free = min(free, int(limit.read_text()))
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return free // local_world_size

