@@ -2,8 +2,8 @@
 
 A judge is a function (response, example) -> Verdict. It never evaluates what a model wrote, and
 its time is linear in the length. `python judges.py JUDGE ROWS.jsonl` prints a JSON verdict a row;
-JUDGES, below, lists the fields of the rows. A model as judge is model:DIR, a checkpoint. Where rows
-carry "correct", true or false, a last line on stderr counts agreements.
+JUDGES, below, lists the fields of the rows. Where rows carry "correct", true or false, a last line
+on stderr counts agreements.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import textwrap
 import threading
 import unicodedata
 import zlib
-from collections import Counter, namedtuple
+from collections import namedtuple
 from fractions import Fraction
 
 import sandbox
@@ -373,36 +373,29 @@ def check_fields(fields, row):
 
 def main():
     parser = argparse.ArgumentParser(description="Print one JSON verdict a row, in order.")
-    parser.add_argument("judge", help="numeric, exact, reading, code, or model:DIR")
-    parser.add_argument("rows", help="a JSONL file, or - for a pipe")
+    parser.add_argument("judge", choices=[name for name in JUDGES if name != "model"])
+    parser.add_argument("rows", metavar="ROWS.jsonl")
     parser.add_argument("--unsafe-code", action="store_true", help="run code without isolation")
     args = parser.parse_args()
-    name, _, path = args.judge.partition(":")
-    if name not in JUDGES or (name == "model") != bool(path):
-        parser.error(f"{args.judge!r} is not one of numeric, exact, reading, code, model:DIR")
-    judge, fields = JUDGES[name]
-    if name == "model":
-        import model
-
-        judge = by_model(*model.load(path))
-    if name == "code":
+    judge, fields = JUDGES[args.judge]
+    if judge is code:
         print("layers:", ", ".join(sandbox.require(args.unsafe_code)), file=sys.stderr)
         judge = functools.partial(code, unsafe=args.unsafe_code)
+    labels = []  # (verdict, label) of the rows that have one
 
     def judge_row(number, row):
-        check = check_fields({"response": (str, None), **fields, "correct": (bool, False)}, row)
-        example = Example(str(number), user(check.get("prompt", "")), check.get("gold", ""), check)
-        verdict = judge(check["response"], example)
+        check = check_fields({"response": (str, None), **fields}, row)
+        verdict = judge(check["response"], Example(str(number), user(""), "", check))
         print(json.dumps(verdict._asdict()), flush=True)
-        return verdict.correct, row.get("correct")
+        if isinstance(row.get("correct"), bool):
+            labels.append((verdict.correct, row["correct"]))
 
-    pairs = Counter(read_jsonl("/dev/stdin" if args.rows == "-" else args.rows, judge_row))
-    accepts, rejects = pairs[True, False], pairs[False, True]
-    agreements = pairs[True, True] + pairs[False, False]
-    labelled = agreements + accepts + rejects
-    if labelled:
-        text = f"{agreements} agreements, {accepts} false accepts, {rejects} false rejects"
-        print(f"{labelled} rows, {text}", file=sys.stderr)
+    read_jsonl(args.rows, judge_row)
+    if labels:
+        accepts, rejects = labels.count((True, False)), labels.count((False, True))
+        text = f"{accepts} false accepts, {rejects} false rejects"
+        agreements = len(labels) - accepts - rejects
+        print(f"{len(labels)} rows, {agreements} agreements, {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # on a busy machine, waiting threads yield early
@@ -291,8 +290,6 @@ def load_task(options):
     if options.validate:
         train_set, test_set = jsonl.split(train_set, options.validate, seed)
     test_set = sample(test_set, options.eval_limit, seed)
-    if options.eval_only and options.shots:
-        test_set = with_shots(test_set, train_set[: options.shots])
     counts = f"{len(train_set)} training and {len(test_set)} test examples"
     say(f"task {options.task} from {options.data or options.task}: {counts}, judge {options.judge}")
     return train_set, test_set
@@ -304,14 +301,6 @@ def sample(examples, limit, seed):
         return examples
     chosen = random.Random(seed).sample(range(len(examples)), limit)
     return [examples[i] for i in sorted(chosen)]
-
-
-def with_shots(examples, shots):
-    """The examples after turns in which the shots are asked, and answered by their gold."""
-    turns = []
-    for shot in shots:
-        turns += [*shot.messages, {"role": "assistant", "content": shot.gold}]
-    return [replace(example, messages=[*turns, *example.messages]) for example in examples]
 
 
 def load_benchmarks(options):
@@ -473,7 +462,7 @@ def parse(argv=None):
     add("bench", f"general benchmarks, of {', '.join(known)}", names(known), [])
     add("bench-limit", "items of each benchmark, a seeded choice", size)
     add("bench-data", "folder with mmlu/ and so on as published", Path, DATA)
-    add("shots", "examples before each question of mmlu, with --eval-only of the task", count, 0)
+    add("shots", "examples before each question of mmlu, up to 5", count, 0)
     add("max-new-tokens", "longest response (default: the task's)", size)
     add("epochs", "passes over the targets", size, 2)
     add("lr", "peak learning rate (default: 2e-4, with --full 1e-5)", number(float, 0))

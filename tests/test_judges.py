@@ -14,8 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import tiny
 
 import judges
+import model
 import sandbox
 from data import Example, nq, user
 from files import InputError, read_jsonl
@@ -239,6 +241,7 @@ BAIT += (
 )
 HOSTILE = """
 import judges
+import model
 from data import Example, user
 example = Example("1", user(""), "", {"answer": "7", "answers": ["Paris"], "tests": []})
 for bait in %r.split("|"):
@@ -515,14 +518,11 @@ def test_text_beyond_the_context_is_wrong(asked):
     )
 
 
-def test_a_checkpoint_as_judge(tmp_path, run):
-    tiny = pytest.importorskip("tiny")
-    tiny.checkpoint(tmp_path / "tiny")
-    rows = [{"response": "It is five.", "prompt": "2 + 3?", "gold": "5"}]
-    rows.append({"response": "Answer:", "prompt": "2 + 3?", "gold": "5"})
-    result = run(f"model:{tmp_path / 'tiny'}", write(tmp_path / "rows.jsonl", rows))
-    reasons = [json.loads(line)["reason"] for line in result.stdout.splitlines()]
-    assert reasons[0].startswith("log odds: ") and reasons[1].startswith("says nothing: ")
+def test_a_checkpoint_as_judge(tmp_path):
+    judge = judges.by_model(*model.load(tiny.checkpoint(tmp_path / "tiny")))
+    example = Example("1", user("2 + 3?"), "5")
+    assert judge("It is five.", example).reason.startswith("log odds: ")
+    assert judge("Answer:", example).reason.startswith("says nothing: ")
 
 
 # The command line
@@ -584,7 +584,6 @@ GOOD = {"response": "#### 72", "answer": "72", "answers": ["72"], "tests": ["ass
                 ({"answer": "72"}, '"response" should be a text'),
                 ({"response": "#### 72"}, '"answer" should be a text'),
                 ({**GOOD, "answer": True}, '"answer" should be a text'),
-                ({**GOOD, "correct": 1}, '"correct" should be true or false'),
                 ({**GOOD, "answer": "7 or 8"}, "the answer '7 or 8' is not one quantity"),
                 ("{", ""),
                 ("[1]", ""),

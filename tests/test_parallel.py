@@ -12,6 +12,7 @@ import safetensors.torch
 import tiny
 from test_s3ft import figures, read_rows
 
+import parallel
 from journal import Journal
 
 
@@ -123,12 +124,19 @@ def test_a_process_that_dies_ends_the_job_and_others_go_on(tmp_path, whole, argu
     assert_equal_runs(out, whole[1])
 
 
-def test_an_error_of_all_processes_is_said_once(tmp_path, arguments):
+def test_an_error_of_all_processes_is_said_once(tmp_path, arguments, monkeypatch):
     (tmp_path / "ckpt").mkdir()
     done = kill.finish([*arguments, "--ckpt", tmp_path / "ckpt"], tmp_path / "run", processes=2)
     said = [line for line in done.stderr.splitlines() if line.startswith("s3ft.py: ")]
     assert done.returncode == 1 and len(said) == 1 and "ckpt/config.json" in said[0], done.stderr
     assert not (tmp_path / "run").exists()
+    waits = []
+    monkeypatch.setattr(parallel.time, "sleep", waits.append)
+    for is_main in (True, False):
+        monkeypatch.setattr(parallel, "is_main", is_main)
+        with pytest.raises(SystemExit):
+            parallel.leave(2, "words")
+    assert waits[0] == 0 and waits[1] > 1  # torchrun ends the others meanwhile
 
 
 def test_journals_of_several_processes_become_one(tmp_path):

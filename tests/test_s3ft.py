@@ -62,8 +62,8 @@ def read_rows(path):
 # Methods
 
 
-def response(text, correct=True, finish_reason="stop"):
-    judged = {"finish_reason": finish_reason, "correct": correct, "reason": ""}
+def response(text, correct=True):
+    judged = {"finish_reason": "stop", "correct": correct, "reason": ""}
     return {"text": text, "ids": [ord(text), tiny.END], "logprob": -1.0, **judged}
 
 
@@ -86,13 +86,6 @@ def test_methods(method):
     for target in targets:
         assert target["source"] == SOURCES[target["target"]]
         assert target["ids"] == [ord(target["target"]), tiny.END]  # as sampled
-
-
-def test_unfinished_is_never_a_target_whatever_the_judge_says():
-    cut = response("x", finish_reason="length")
-    for method in s3ft.METHODS:
-        targets = s3ft.build_targets([candidates(own=cut, paraphrase=cut)], method, options())
-        assert [target["source"] for target in targets] == ["gold"] * (method != "self")
 
 
 def test_the_substance_of_paraphrases_is_asked_for_only_by_option():
@@ -144,8 +137,7 @@ def scripted(monkeypatch, tmp_path):
         """(rows of candidates, what was asked for)"""
         script.asked = []
         settings = options(out=tmp_path / "run", **changes)
-        wording = s3ft.gsm8k.PARAPHRASE
-        rows = s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, wording, settings)
+        rows = s3ft.select(model, tokenizer, EXAMPLES, judges.numeric, settings)
         return rows, sorted(script.asked)
 
     monkeypatch.setattr(sampler, "generate", generate)
@@ -177,6 +169,15 @@ def test_selection_follows_the_paper(scripted, tmp_path):
 
     assert scripted.select(method=["s3ft", "sft"]) == (rows, [])  # nothing is asked again
     assert scripted.select(method=["sdft"])[1] == [(0, "paraphrase")]  # the one that lacked
+
+
+def test_unfinished_is_never_a_target_however_right(scripted):
+    for n in range(6):
+        scripted.own[n] = scripted.paraphrase[n] = says(f"The answer is {n + 1}.", "length")
+    rows, _ = scripted.select(method=["sdft", "s3ft"])
+    for method in s3ft.METHODS:
+        targets = s3ft.build_targets(rows, method, options())
+        assert {target["source"] for target in targets} <= {"gold"}
 
 
 def test_sft_alone_generates_nothing(scripted):
@@ -322,7 +323,7 @@ def test_full_training_keeps_float32_masters(ckpt, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "sft/model/config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_eval_only_with_shots_and_benchmarks(short, tmp_path):
+def test_eval_only_with_benchmarks(short, tmp_path):
     for name in ("dev", "test"):
         lines = [f"Question {n} of {name}?,a,b,c,d,B\n" for n in range(3)]
         (tmp_path / "mmlu" / name).mkdir(parents=True)
@@ -338,14 +339,6 @@ def test_eval_only_with_shots_and_benchmarks(short, tmp_path):
     items = {row["bench"]: row for row in read_rows(tmp_path / "run/bench.jsonl")}
     assert items["mmlu"]["context"].count("of dev?") == 2
     assert "Ann has" in items["svamp"]["context"]
-
-
-def test_shots_are_turns_before_the_question():
-    data = SAMPLE / "gsm8k"
-    train, plain, _ = s3ft.load_task(options(data=data))
-    _, found, _ = s3ft.load_task(options(data=data, eval_only=True, shots=1))
-    shot = [*train[0].messages, {"role": "assistant", "content": train[0].gold}]
-    assert found[5].messages == [*shot, *plain[5].messages]
 
 
 def test_your_own_rows_judged_by_the_model_itself(short, tmp_path):

@@ -113,13 +113,6 @@ def test_recorded_graphs_equal_the_cpu(pair, expected):
     assert found == [ids for ids, _ in expected]
 
 
-def test_on_done_is_called_once_a_prompt(pair):
-    calls = []
-    responses = sampler.generate(*pair, PROMPTS, 9, max_batch=4, on_done=lambda *a: calls.append(a))
-    assert sorted(calls) == list(enumerate(responses))
-    assert sampler.generate(*pair, [], 9) == []
-
-
 def test_what_does_not_fit_is_refused(pair):
     with pytest.raises(InputError, match="prompt 1 has 500 tokens"):
         sampler.generate(*pair, [[1], [1] * 500], 13)
@@ -145,4 +138,4 @@ def test_logprobs_equal_the_whole_model(pair):
         places = range(len(prompt) - 1, len(prompt + text) - 1)
         expected.append(logprobs[places, text].sum().item())
     assert sampler.logprobs(model, prompts, texts) == pytest.approx(expected, abs=1e-3)
-    assert sampler.logprobs(model, [], []) == []
+    assert sampler.logprobs(model, [], []) == sampler.generate(*pair, [], 9) == []

@@ -79,7 +79,7 @@ def test_loss_and_gradients_are_those_of_the_sum(tmp_path, full):
         assert not differences(gradients(model), expected)
 
 
-def test_weigh_sets_the_weights_of_each_batch_under_the_current_model(tmp_path):
+def test_weigh_sets_weights_and_adds_rows_under_the_current_model(tmp_path):
     model, dropout = load(tmp_path)
     asked, seeds = [], set()
 
@@ -87,8 +87,10 @@ def test_weigh_sets_the_weights_of_each_batch_under_the_current_model(tmp_path):
         for row in batch:
             row.weight = 0.0 if row.target[0] < 9 else 0.5
             seeds.add(row.dropout_seed)
+        batch = [*batch, Row([1, 2, 3], [4, 5], -0.5)]
         with torch.no_grad():
             asked.append(loss_by_autograd(model, batch).item())
+        return batch
 
     train.train(model, rows(), tmp_path / "arm", **SETTINGS, dropout=dropout, weigh=weigh)
     assert losses(tmp_path / "arm") == pytest.approx(asked, rel=1e-4)
