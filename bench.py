@@ -1,17 +1,19 @@
 """How fast it is, beside the ceilings of the machine and beside its peers.
 
-    python bench.py --ckpt ./llama                                  # step, generation, training, scoring, loading
-    python bench.py --ckpt ./llama --peers ~/venv/bin/python        # the same work by transformers, TRL with peft, lm-eval there
-    python bench.py --shape 8b --only step,train                    # random weights of that shape, no checkpoint
-    python bench.py --ckpt ./llama --only growth                    # time against the number of prompts and of new tokens
+    python bench.py --ckpt ./llama
+    python bench.py --ckpt ./llama --peers ~/venv/bin/python  # transformers, TRL, lm-eval beside it
+    python bench.py --shape 8b --only step,train              # random weights, no checkpoint
+    python bench.py --ckpt ./llama --only growth              # time against prompts and new tokens
 
-Every measurement is a process of its own, one after the other. Generation and training are on the same token ids: GSM8K's training
-problems (`--data`, else the embedded ones, again and again), with --shape random ids; scoring is on items of three benchmarks. Rates
-count useful tokens: generated ones up to the end token, trained ones without padding; they hold reading the prompts, not loading the
-model. Memory is the process's peak, weights included (on CUDA: the device's). The last line is JSON. Run it on an otherwise idle machine;
-rates of different runs should not be compared, ratios of one may.
+Every measurement is a process of its own, one after the other. Generation and training use the
+same token ids: GSM8K's training problems (`--data`, else the embedded ones, again and again), with
+--shape random ids. Scoring uses items of three benchmarks. Rates count useful tokens: generated
+ones up to the end token, trained ones without padding. They include reading the prompts, not
+loading the model. Memory is the process's peak, weights included (on CUDA: the device's). The last
+line is JSON. Run it on an idle machine; compare ratios of one run, not rates of different runs.
 
-Ceilings: "products" is the step's matrix products alone; the roofline adds the bytes of the cache over the bandwidth of a copy.
+Ceilings: "products" is the step's matrix products alone; the roofline adds the bytes of the cache
+over the bandwidth of a copy.
 """
 
 import argparse
@@ -159,9 +161,8 @@ def in_process(python, job):
     except OSError as error:
         return say(f"{python} cannot be run ({error}); --peers wants a Python interpreter")
     if done.returncode:
-        return say(
-            f"{job['what']} by {python} failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
-        )
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        return say(f"{job['what']} by {python} failed: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -232,12 +233,13 @@ def our_step(job):
 
     with torch.inference_mode():
         for rows in (32, 64, 128, 256):
-            cache = sampler.Cache(model, rows)
             lengths = [319 - 128 * i // rows for i in range(rows)]
-            cache.rearrange([], lengths)
+            batch = sampler.Batch(model, rows, 384, [])
+            batch.arrange([], [sampler.Row(i, [], None, n) for i, n in enumerate(lengths)])
+            given = [[5] * rows, lengths]
 
-            def step(cache=cache, lengths=lengths, rows=rows):
-                h = sampler.decode_step(model, cache, [5] * rows, lengths)
+            def step(batch=batch, given=given):
+                h = batch.decode(torch.tensor(given, device=model.device))
                 sampler.sample_token(model.head(h), 0, None).tolist()
 
             alone = best(products(rows, weights))
@@ -290,10 +292,7 @@ def our_score(job):
 
 def our_load(job):
     """Seconds to load the checkpoint, its files read before; seconds of --help."""
-    import torch  # noqa: F401: its import is not the loader's time
-
-    import model as llama  # noqa: F401
-
+    our_model(job)  # reads the files, and imports torch
     seconds = best(lambda: (our_model(job), gc.collect()), 2)
     start = time.perf_counter()
     subprocess.run(
@@ -349,7 +348,10 @@ def peer_generate(job):
 
 
 def peer_train(job):
-    """TRL's SFTTrainer with the same adapter and rows in the same order (`packing`: in rows of 1,024 tokens), or the Trainer."""
+    """TRL's SFTTrainer with the same adapter and rows in the same order, or the Trainer.
+
+    packing: in rows of 1,024 tokens.
+    """
     import datasets
     import peft
     import torch
@@ -477,7 +479,7 @@ def pairs_of(args, tokenizer, context):
 
 
 class Bench:
-    """The parts of a run: `work(what, …)` in this interpreter and `peer(what, …)` in that of --peers; `note` prints and collects."""
+    """The parts of a run. `work` measures ours, `peer` a peer; `note` prints and collects."""
 
     def __init__(self, args):
         import model as llama
@@ -523,14 +525,16 @@ class Bench:
             return
         self.note(
             "step",
-            f"copy {r['copy'] / 1e9:.0f} GB/s; training: the layers' products alone {r['train_products']:.0f} tokens/s",
+            f"copy {r['copy'] / 1e9:.0f} GB/s; "
+            f"training: the layers' products alone {r['train_products']:.0f} tokens/s",
             copy=r["copy"],
             train_products=r["train_products"],
         )
         for n, s in r["rows"].items():
             self.note(
                 "step",
-                f"{n:>3} rows: {1e3 * s['step']:.0f} ms, products {1e3 * s['products']:.0f}, roofline {1e3 * s['roofline']:.0f}: "
+                f"{n:>3} rows: {1e3 * s['step']:.0f} ms, products {1e3 * s['products']:.0f}, "
+                f"roofline {1e3 * s['roofline']:.0f}: "
                 f"{s['roofline'] / s['step']:.0%} of it, {int(n) / s['step']:.0f} tokens/s",
                 **{n: s},
             )
@@ -542,8 +546,8 @@ class Bench:
         rate = r["tokens"] / r["seconds"]
         self.note(
             "generate",
-            f"{len(self.prompts)} prompts, {r['tokens']} tokens in {r['seconds']:.0f} s: {rate:.0f} tokens/s, "
-            f"peak {r['peak']:.1f} GB",
+            f"{len(self.prompts)} prompts, {r['tokens']} tokens in {r['seconds']:.0f} s: "
+            f"{rate:.0f} tokens/s, peak {r['peak']:.1f} GB",
             ours=rate,
         )
         for batch in self.args.batches if self.peers else ():
@@ -564,7 +568,8 @@ class Bench:
                 rate = tokens / r["seconds"]
                 self.note(
                     "train",
-                    f"{len(self.rows)} rows, {tokens} tokens: {rate:.0f} tokens/s, peak {r['peak']:.1f} GB",
+                    f"{len(self.rows)} rows, {tokens} tokens: {rate:.0f} tokens/s, "
+                    f"peak {r['peak']:.1f} GB",
                     ours=rate,
                     peak=r["peak"],
                 )
@@ -576,8 +581,8 @@ class Bench:
                         )
                         self.note(
                             "train",
-                            f"{name}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; ours is {rate / theirs:.2f} × at "
-                            f"{r['peak'] / p['peak']:.2f} of the memory",
+                            f"{name}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; ours is "
+                            f"{rate / theirs:.2f} × at {r['peak'] / p['peak']:.2f} of the memory",
                             **{name: theirs, f"{name} peak": p["peak"]},
                         )
             job |= {"rows": self.rows[:32], "dropout": 0.0, "dtype": "float32", "packing": False}
@@ -585,7 +590,8 @@ class Bench:
                 apart = max(abs(a - b) / b for a, b in zip(r["losses"], p["losses"], strict=True))
                 self.note(
                     "train",
-                    f"float32, dropout off: losses of {len(r['losses'])} steps at most {apart:.2%} apart",
+                    f"float32, dropout off: losses of {len(r['losses'])} steps at most "
+                    f"{apart:.2%} apart",
                     apart=apart,
                 )
 
@@ -608,7 +614,8 @@ class Bench:
             )
             self.note(
                 "score",
-                f"lm-eval: {theirs:.1f} a second; ours is {rate / theirs:.2f} ×, log-probabilities at most {apart:.1e} apart",
+                f"lm-eval: {theirs:.1f} a second; ours is {rate / theirs:.2f} ×, "
+                f"log-probabilities at most {apart:.1e} apart",
                 lm_eval=theirs,
                 apart=apart,
             )
@@ -628,7 +635,8 @@ class Bench:
             if r := self.work("generate", prompts=of, new=new, endless=True):
                 self.note(
                     "growth",
-                    f"{n} prompts × {new} new tokens: {r['seconds']:.1f} s, {1e3 * r['seconds'] / r['tokens']:.2f} ms a token",
+                    f"{n} prompts × {new} new tokens: {r['seconds']:.1f} s, "
+                    f"{1e3 * r['seconds'] / r['tokens']:.2f} ms a token",
                     **{f"{name} {n if name == 'prompts' else new}": r["seconds"]},
                 )
 
