@@ -53,8 +53,8 @@ def generate_and_judge(
     prompts = [prompt for _, prompt in todo]
     responses = sampler.generate(model, tokenizer, prompts, limit, **sampling)
     journal.sync()
-    (tokens,) = parallel.all_reduce([sum(len(response.ids) for response in responses)])
-    generated["tokens"] += tokens
+    tokens = sum(len(response.ids) for response in responses)
+    generated["tokens"] += parallel.all_reduce([tokens])[0]
     generated["seconds"] += time.perf_counter() - start
 
     pairs = [(journal.rows[example.id][source], example) for example in examples]
@@ -91,10 +91,12 @@ def score(model, items, pairs_of, name):
     chunks = [mine[i : i + CHUNK] for i in range(0, len(mine), CHUNK)]
     bar = parallel.bar(len(mine), name, "item")
     for chunk in parallel.in_step(chunks):
-        pairs = [pairs_of(item) for item in chunk or []]
-        prompts, texts = zip(*itertools.chain(*pairs)) if pairs else ((), ())
+        chunk = chunk or []  # joins the passes of other processes
+        pairs = [pairs_of(item) for item in chunk]
+        flat = [*itertools.chain(*pairs)]
+        prompts, texts = [prompt for prompt, _ in flat], [text for _, text in flat]
         values = iter(sampler.logprobs(model, prompts, texts))
-        for item, own in zip(chunk or [], pairs):
+        for item, own in zip(chunk, pairs):
             yield item, [next(values) for _ in own]
             bar.update()
     bar.close()
@@ -132,7 +134,7 @@ def answer(model, tokenizer, file, examples, judge, limit):
     journal = Journal(file)
     generate_and_judge(model, tokenizer, journal, "response", examples, judge, limit)
     ids = [example.id for example in examples]
-    journal.compact(ids)
+    journal.compact({**dict.fromkeys(ids), **journal.rows})  # others are of a larger --bench-limit
     return [journal.rows[id]["response"] for id in ids]
 
 
@@ -141,9 +143,16 @@ def add_answers(model, tokenizer, file, examples):
     limit = gsm8k.MAX_NEW_TOKENS
     responses = answer(model, tokenizer, file, examples, judges.numeric, limit)
     for example, response in parallel.mine(list(zip(examples, responses))):
-        row = {"context": example.question, "choices": [], "logprobs": []}
-        row |= {"response": response["text"], "scores": {"acc": int(response["correct"])}}
-        yield example, row
+        yield (
+            example,
+            {
+                "context": example.question,
+                "choices": [],
+                "logprobs": [],
+                "response": response["text"],
+                "scores": {"acc": int(response["correct"])},
+            },
+        )
 
 
 def add_choices(model, tokenizer, items, name):
@@ -162,10 +171,11 @@ def add_choices(model, tokenizer, items, name):
 
 def wilson(correct, n, z=1.96):
     """95 % interval of a share (Wilson 1927)."""
-    p, scale = correct / n, 1 + z * z / n
-    middle = (p + z * z / (2 * n)) / scale
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
-    return max(0.0, middle - half), min(1.0, middle + half)
+    p = correct / n
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    scale = 1 + z * z / n
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def bootstrap(groups):
@@ -177,7 +187,8 @@ def bootstrap(groups):
     for values in groups:
         n = len(values)
         distinct, counts = np.unique(np.array(values, dtype=float), return_counts=True)
-        means += rng.multinomial(n, counts / n, RESAMPLES) @ distinct / n / len(groups)
+        drawn = rng.multinomial(n, counts / n, RESAMPLES)  # (RESAMPLES, distinct values)
+        means += drawn @ distinct / n / len(groups)
     return np.percentile(means, [2.5, 97.5]).round(12).tolist()  # so that a bound of 0 is 0
 
 
@@ -212,13 +223,18 @@ def compare(pairs):
         return {}
     low, high = bootstrap(groups)
     means = [sum(group) / len(group) for group in groups]
-    found = {"n": sum(map(len, groups)), "difference": sum(means) / len(means)}
-    found |= {"low": low, "high": high}
+    found = {
+        "n": sum(map(len, groups)),
+        "difference": sum(means) / len(means),
+        "low": low,
+        "high": high,
+    }
     decided = low > 0 or high < 0
-    if len(groups) == 1 and set(groups[0]) <= {-1, 0, 1}:
-        only_a, only_b = groups[0].count(1), groups[0].count(-1)
-        p = mcnemar(only_a, only_b)
-        found |= {"only_a": only_a, "only_b": only_b, "p": p}
-        decided = decided and p < 0.05
+    first, *others = groups
+    if not others and set(first) <= {-1, 0, 1}:
+        found["only_a"] = first.count(1)
+        found["only_b"] = first.count(-1)
+        found["p"] = mcnemar(found["only_a"], found["only_b"])
+        decided = decided and found["p"] < 0.05
     direction = "higher" if low > 0 else "lower"
     return found | {"outcome": direction if decided else "not decidable at this n"}

@@ -84,7 +84,8 @@ def positive(name, value, kind=int):
 def parse_config(raw):
     """The Config of a config.json. ValueError says what is wrong or not computed here."""
     names = raw.get("architectures") or [f"{raw.get('model_type')}ForCausalLM"]
-    family = str(names[0]).removesuffix("ForCausalLM").lower() if isinstance(names, list) else ""
+    check(isinstance(names, list), f'"architectures" {names!a:.60} should be a list')
+    family = str(names[0]).removesuffix("ForCausalLM").lower()
     check(family in FAMILIES, f"architecture {names!a:.60} is none of {', '.join(FAMILIES)}")
     check(not raw.get("quantization_config"), "quantised weights are not supported")
     check(raw.get("hidden_act", "silu") == "silu", "only the activation silu is supported")
@@ -208,10 +209,11 @@ def causal_attention(q, k, v, window=None):
     visible = (distance >= 0) & (distance < (window or T))  # (T, T)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and T <= 512:
         # Two products are twice as fast there as the fused kernel; training gains a seventh.
-        grouped = (q * q.shape[-1] ** -0.5).unflatten(1, (k.shape[1], -1))
-        scores = grouped @ k[:, :, None].transpose(3, 4)  # (B, KV, H / KV, T, T)
+        q = q.unflatten(1, (k.shape[1], -1)) * q.shape[-1] ** -0.5
+        k, v = k[:, :, None], v[:, :, None]
+        scores = q @ k.transpose(3, 4)  # (B, KV, H / KV, T, T)
         scores = scores + torch.where(visible, 0, -math.inf).to(q.dtype)
-        return (scores.softmax(-1) @ v[:, :, None]).flatten(1, 2)
+        return (scores.softmax(-1) @ v).flatten(1, 2)
     k, v = repeat_heads(q, k, v)
     if window and window < T:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
@@ -228,11 +230,12 @@ def packed_attention(config, lengths, device):
         if q.is_cuda and q.dtype != torch.float32:  # the kernel needs half precision
             from torch.nn.attention.varlen import varlen_attn
 
-            q, k, v = (t[0].transpose(0, 1) for t in (q, *repeat_heads(q, k, v)))  # (N, H, hd)
+            heads = q, *repeat_heads(q, k, v)
+            q, k, v = (t[0].transpose(0, 1) for t in heads)  # (N, H, hd)
             left = window - 1 if window else -1
             y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(left, 0))
             return y.transpose(0, 1)[None]
-        texts = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2))
+        texts = zip(*(t.split(lengths, dim=2) for t in (q, k, v)))
         return torch.cat([causal_attention(*text, window) for text in texts], dim=2)
 
     return attend
@@ -257,10 +260,9 @@ class Attention(nn.Module):
         def heads(y):  # (B, T, heads · hd) -> (B, heads, T, hd)
             return y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-        q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
-        q = rotate(self.q_norm(q), cos, sin)
-        k = rotate(self.k_norm(k), cos, sin)
-        y = attend(self.layer, q, k, v)
+        q = rotate(self.q_norm(heads(self.q_proj(x))), cos, sin)
+        k = rotate(self.k_norm(heads(self.k_proj(x))), cos, sin)
+        y = attend(self.layer, q, k, heads(self.v_proj(x)))
         return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, T, d)
 
 
@@ -322,8 +324,8 @@ class Transformer(nn.Module):
             windows = self.config.sliding_window
             attend = lambda layer, q, k, v: causal_attention(q, k, v, windows[layer])  # noqa: E731
         angles = positions[:, None, :, None].float() * self.frequencies  # (B, 1, T, hd / 2)
-        cos, sin = angles.cos(), angles.sin()
-        cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        cos = torch.cat([angles.cos(), angles.cos()], -1)
+        sin = torch.cat([-angles.sin(), angles.sin()], -1)
         x = self.model.embed_tokens(ids).to(self.compute_dtype)
         for layer in self.model.layers:
             if self.recompute and self.training:
@@ -482,8 +484,9 @@ def add_lora(model, rank, alpha, dropout, seed):
     projections = [m for m in model.model.layers.modules() if isinstance(m, Linear)]
     for index, module in enumerate(projections):
         A = torch.rand(rank, module.in_features, generator=random) * 2 - 1
+        A = A / math.sqrt(module.in_features)
         B = torch.zeros(module.out_features, rank)
-        module.lora_A = nn.Parameter((A / math.sqrt(module.in_features)).to(model.device))
+        module.lora_A = nn.Parameter(A.to(model.device))
         module.lora_B = nn.Parameter(B.to(model.device))
         module.lora_scale = alpha / rank
         module.lora_dropout, module.lora_index = dropout, index

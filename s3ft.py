@@ -494,6 +494,8 @@ def fill_defaults(options):
         options.data = options.data or (fetched if fetched.exists() else sample_data)
         if options.test or (options.judge or rule).partition(":")[0] not in (rule, "model"):
             raise InputError("--test, and another rule as --judge, go with --task FILE.jsonl")
+    elif options.data:
+        raise InputError("--data goes with a task by name; --task FILE.jsonl has its own rows")
     elif options.task.endswith(".jsonl"):
         rule = jsonl.default_judge(options.task)
         if options.judge and (rule == "exact" or not options.judge.startswith("model")):

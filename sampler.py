@@ -142,9 +142,10 @@ class Batch:
         if not live:
             idle_pass(self.model)
             return []
-        tokens, lengths = [row.ids[-1] for row in self.rows], [row.length for row in self.rows]
+        tokens = [row.ids[-1] for row in self.rows]
+        lengths = [row.length for row in self.rows]
         h = self.decode(torch.tensor([tokens, lengths], device=self.model.device))
-        h = h[[i for i, row in enumerate(self.rows) if not row.done]]
+        h = h[[not row.done for row in self.rows]]
         self.room -= 1
         for row in live:
             row.length += 1
@@ -193,12 +194,13 @@ class Batch:
         biases = {window: self.biases(lengths, window) for window in {*windows}}
 
         def attend(layer, q, k, v):  # q (R, H, 1, hd), k and v (R, KV, 1, hd)
-            q = (q * q.shape[-1] ** -0.5).view(len(q), k.shape[1], -1, q.shape[-1])
-            split = [t.split(self.group_size) for t in (q, k[:, :, 0], v[:, :, 0], lengths)]
-            out = []
+            q = q.unflatten(1, (k.shape[1], -1))[:, :, :, 0] * q.shape[-1] ** -0.5
+            k, v = k[:, :, 0], v[:, :, 0]
+            split = [t.split(self.group_size) for t in (q, k, v, lengths)]
             groups = self.tensors(self.buffer[layer])
-            for group, bias, q, k, v, at in zip(groups, biases[windows[layer]], *split):
-                keys, values = group
+            out = []
+            for cache, bias, q, k, v, at in zip(groups, biases[windows[layer]], *split):
+                keys, values = cache
                 rows = torch.arange(len(at), device=at.device)
                 keys[rows, :, at] = k
                 values[rows, :, at] = v
@@ -264,17 +266,18 @@ def generate(
     samples. on_done(index, response) is called as soon as a response is there; `progress` names
     a bar. InputError if a prompt and max_new_tokens do not fit the model.
     """
-    most = model.config.max_position_embeddings
-    waiting = []
-    for i, prompt in enumerate(prompts):
-        if not prompt or len(prompt) + max_new_tokens > most:
-            what = f"prompt {i} has {len(prompt)} tokens, and {max_new_tokens} follow"
-            raise InputError(f"{what}; the model takes 1 to {most}: shorten it or leave it out")
-        waiting.append(Row(i, prompt, np.random.default_rng([seed, *prompt]), len(prompt)))
-    waiting.sort(key=lambda row: -row.length)
     longest = max(map(len, prompts), default=0) + max_new_tokens
+    most = model.config.max_position_embeddings
+    if longest > most or [] in prompts:
+        what = f"prompts of 1 to {most - max_new_tokens} tokens fit the model"
+        raise InputError(f"{what} with {max_new_tokens} more; shorten them or leave them out")
+    rows = []
+    for i, prompt in enumerate(prompts):
+        random = np.random.default_rng([seed, *prompt])
+        rows.append(Row(i, prompt, random, len(prompt)))
+    rows.sort(key=lambda row: -row.length)
     max_batch = min(max_batch or default_max_batch(model, longest), max(1, len(prompts)))
-    batch = Batch(model, max_batch, longest, waiting)
+    batch = Batch(model, max_batch, longest, rows)
     responses = [None] * len(prompts)
     start, written = time.perf_counter(), 0
     bar = parallel.bar(len(prompts), progress, "prompt")
@@ -333,18 +336,22 @@ def read_texts(model, texts):
     ids, places, before, path = [], [], [], []
     for text in texts:
         shared = shared_beginning(before, text)
-        path = path[:shared] + list(range(len(ids), len(ids) + len(text) - shared))
+        read = len(ids)
         ids += text[shared:]
+        path = path[:shared] + [*range(read, len(ids))]
         places.append(torch.tensor(path))
         before = text
     depth = torch.zeros(len(ids), dtype=torch.long)
     visible = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     for place in places:
         depth[place] = torch.arange(len(place))
-        visible[place[:, None], place] = torch.ones(len(place), len(place), dtype=torch.bool).tril()
+        visible[place[:, None], place] = place[:, None] >= place
     distance = depth[:, None] - depth
     windows = model.config.sliding_window
-    masks = {w: (visible & (distance < (w or math.inf))).to(model.device) for w in {*windows}}
+    masks = {}
+    for window in {*windows}:
+        within = distance < (window or math.inf)
+        masks[window] = (visible & within).to(model.device)
 
     def attend(layer, q, k, v):  # q (1, H, T, hd), k and v (1, KV, T, hd)
         mask = masks[windows[layer]]
@@ -373,7 +380,8 @@ def logprobs(model, prompts, continuations):
             continue
         h, places = read_texts(model, [texts[i] for i in group])
         for i, place in zip(group, places):
-            states = h[place[len(prompts[i]) - 1 :][: len(continuations[i])].to(h.device)]
+            predicting = place[len(prompts[i]) - 1 :][: len(continuations[i])]
+            states = h[predicting.to(h.device)]
             targets = torch.tensor(continuations[i], dtype=torch.long, device=h.device)
             losses = F.cross_entropy(model.head(states), targets, reduction="none")
             out[i] = -losses.double().sum().item()

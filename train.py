@@ -50,7 +50,8 @@ class RowDropout:
         for seed, tokens in self.rows:
             generator = torch.Generator(x.device).manual_seed(hash((seed, index)))
             # Four elements share a random number: one for each would take a tenth of a step.
-            numbers = torch.empty(tokens * size // 4 + 1, dtype=torch.int64, device=x.device)
+            count = tokens * size // 4 + 1
+            numbers = torch.empty(count, dtype=torch.int64, device=x.device)
             numbers.random_(-(2**63), None, generator=generator)
             sixteen_bits = numbers.view(torch.int16)[: tokens * size].view(tokens, size)
             kept.append(sixteen_bits >= self.p * 2**16 - 2**15)
@@ -117,7 +118,8 @@ def backward(model, hidden, targets, weights):
     size = 128 if hidden.device.type == "cpu" else 1024  # a CPU's cache holds so many
     leaf = hidden.detach().requires_grad_()
     total = 0.0
-    for h, target, weight in zip(leaf.split(size), targets.split(size), weights.split(size)):
+    chunks = zip(*(t.split(size) for t in (leaf, targets, weights)))
+    for h, target, weight in chunks:
         losses = F.cross_entropy(model.head(h), target, reduction="none")
         loss = (weight * losses).sum()
         loss.backward()
@@ -235,8 +237,11 @@ def load_state(path, parameters, optimizer):
     with safetensors.safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
         for name, p in parameters.items():
-            parts = [parallel.place(p, file.get_tensor(name + part)) for part in ("", ":m", ":v")]
-            p.data.copy_(parts[0])
-            state = {"exp_avg": parts[1], "exp_avg_sq": parts[2]}
-            optimizer.state[p] = {"step": torch.tensor(float(step), device=p.device), **state}
+            weight, m, v = (file.get_tensor(name + part) for part in ("", ":m", ":v"))
+            p.data.copy_(parallel.place(p, weight))
+            optimizer.state[p] = {
+                "step": torch.tensor(float(step), device=p.device),
+                "exp_avg": parallel.place(p, m),
+                "exp_avg_sq": parallel.place(p, v),
+            }
     return step
