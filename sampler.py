@@ -248,6 +248,18 @@ def sample_token(logits, temperature, uniform):
     return (cumulative <= u * cumulative[:, -1:]).sum(-1)
 
 
+def make_rows(prompts, most, max_new_tokens, seed):
+    """A Row a prompt, longest first. InputError if one is empty, or does not fit the model."""
+    rows = []
+    for i, prompt in enumerate(prompts):
+        if not prompt or len(prompt) + max_new_tokens > most:
+            what = f"prompt {i} has {len(prompt)} tokens, and {max_new_tokens} follow"
+            raise InputError(f"{what}; the model takes 1 to {most}: shorten it or leave it out")
+        random = np.random.default_rng([seed, *prompt])
+        rows.append(Row(i, prompt, random, len(prompt)))
+    return sorted(rows, key=lambda row: -row.length)
+
+
 @torch.no_grad()
 def generate(
     model,
@@ -266,16 +278,8 @@ def generate(
     samples. on_done(index, response) is called as soon as a response is there; `progress` names
     a bar. InputError if a prompt and max_new_tokens do not fit the model.
     """
+    rows = make_rows(prompts, model.config.max_position_embeddings, max_new_tokens, seed)
     longest = max(map(len, prompts), default=0) + max_new_tokens
-    most = model.config.max_position_embeddings
-    if longest > most or [] in prompts:
-        what = f"prompts of 1 to {most - max_new_tokens} tokens fit the model"
-        raise InputError(f"{what} with {max_new_tokens} more; shorten them or leave them out")
-    rows = []
-    for i, prompt in enumerate(prompts):
-        random = np.random.default_rng([seed, *prompt])
-        rows.append(Row(i, prompt, random, len(prompt)))
-    rows.sort(key=lambda row: -row.length)
     max_batch = min(max_batch or default_max_batch(model, longest), max(1, len(prompts)))
     batch = Batch(model, max_batch, longest, rows)
     responses = [None] * len(prompts)
