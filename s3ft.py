@@ -10,7 +10,7 @@ Where the default differs from the paper:
 - A response that did not end by itself is never a target: it would teach the model not to stop.
 - Targets are the sampled token ids, not their text tokenised again.
 - A rule judges Natural Questions; the paper asks the model (`--judge model`).
-What goes beyond it is an option: --samples, --filter-paraphrases, --full, three more methods.
+What goes beyond it is an option: --samples, --filter-paraphrases, --full, four more methods.
 
 From top to bottom: methods, selection, targets, fine-tuning, a run, the command line.
 """
