@@ -168,18 +168,19 @@ class Linear(nn.Linear):
         y = F.linear(x, self.weight.to(x.dtype), bias)
         if self.lora_A is None:
             return y
+        scale = self.lora_scale
         if self.training:
             x = self.lora_dropout(x, self.lora_index)
+            scale = scale / (1 - self.lora_dropout.p)
         low = F.linear(x, self.lora_A.to(x.dtype))  # (…, rank)
-        return y + F.linear(low, (self.lora_scale * self.lora_B).to(x.dtype))
+        return y + F.linear(low, (scale * self.lora_B).to(x.dtype))
 
 
 class RMSNorm(nn.RMSNorm):
-    """Computed in float32."""
+    """Computed in float32, whatever the dtypes."""
 
     def forward(self, x):
-        y = F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
-        return y.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 def rotate(x, cos, sin):
@@ -187,9 +188,8 @@ def rotate(x, cos, sin):
 
     cos (B, 1, T, hd) holds (cos, cos), sin (-sin, sin): dimension i is paired with i + hd / 2.
     """
-    y = x.float()
-    swapped = y.roll(x.shape[-1] // 2, -1)
-    return torch.addcmul(y * cos, swapped, sin).to(x.dtype)
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
 
 
 def repeat_heads(q, k, v):
@@ -477,7 +477,7 @@ def add_lora(model, rank, alpha, dropout, seed):
 
     ΔW = alpha / rank · B A (Hu et al. 2021). A (rank, in) starts Kaiming-uniform as in PEFT,
     drawn from `seed`; B (out, rank) starts at zero. In training, dropout(x, index) is what the
-    adapter of projection `index` reads.
+    adapter of projection `index` reads; dropout.p is the share of zeros in it.
     """
     random = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)

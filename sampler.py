@@ -325,7 +325,7 @@ def passes(texts, budget):
         if new > room:
             groups.append([])
             new = len(texts[i])
-            room = max(budget, 4 * new)  # a long beginning is read once for several texts
+            room = max(budget, 2 * new)  # a long beginning is read once for several texts
         groups[-1].append(i)
         room -= new
         before = texts[i]
@@ -355,7 +355,8 @@ def read_texts(model, texts):
     masks = {}
     for window in {*windows}:
         within = distance < (window or math.inf)
-        masks[window] = (visible & within).to(model.device)
+        bias = torch.where(visible & within, 0, -math.inf)
+        masks[window] = bias.to(model.device, model.compute_dtype)
 
     def attend(layer, q, k, v):  # q (1, H, T, hd), k and v (1, KV, T, hd)
         mask = masks[windows[layer]]
@@ -377,16 +378,19 @@ def logprobs(model, prompts, continuations):
         if not prompts[i] or len(text) > most:
             raise InputError(f"pair {i} has {len(text) + 1} tokens; shorten it to 2 to {most + 1}")
     out = [0.0] * len(texts)
-    budget = 1024 if model.device.type == "cpu" else 4096
+    budget = 768 if model.device.type == "cpu" else 4096  # attention grows with its square
     for group in parallel.in_step(passes(texts, budget)):
         if group is None:
             idle_pass(model)
             continue
         h, places = read_texts(model, [texts[i] for i in group])
-        for i, place in zip(group, places):
-            predicting = place[len(prompts[i]) - 1 :][: len(continuations[i])]
-            states = h[predicting.to(h.device)]
-            targets = torch.tensor(continuations[i], dtype=torch.long, device=h.device)
-            losses = F.cross_entropy(model.head(states), targets, reduction="none")
-            out[i] = -losses.double().sum().item()
+        lengths = [len(continuations[i]) for i in group]
+        predicting = [place[len(place) - n :] for place, n in zip(places, lengths)]
+        targets = torch.tensor([*itertools.chain(*(continuations[i] for i in group))])
+        losses = []
+        for at, target in zip(torch.cat(predicting).split(128), targets.split(128)):
+            logits = model.head(h[at.to(h.device)])
+            losses.append(F.cross_entropy(logits, target.to(h.device), reduction="none"))
+        for i, values in zip(group, torch.cat(losses).double().split(lengths)):
+            out[i] = -values.sum().item()
     return out

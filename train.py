@@ -37,25 +37,33 @@ class Row:
 class RowDropout:
     """Dropout for adapters, whose masks depend on a row's seed and on the projection alone.
 
-    So they do not depend on the row's company, on the process, or on recomputation.
+    So they do not depend on the row's company, on the process, or on recomputation. Projections of
+    the same input, as q, k and v, have the same mask.
     """
 
     def __init__(self, p):
         self.p = p
         self.rows = []  # of the pass at hand: [(seed, tokens)]
+        self.last = None, None  # input and output
 
     def __call__(self, x, index):  # x (1, N, in)
-        size = x.shape[-1]
-        kept = []
-        for seed, tokens in self.rows:
+        if self.last[0] is not x:
+            self.last = x, x * self.mask(x[0], index)  # the adapter makes up for what is lost
+        return self.last[1]
+
+    def mask(self, x, index):
+        """(N, in) in the dtype of x: 0 for what is dropped, else 1."""
+        mask = torch.empty_like(x)
+        lengths = [tokens for _, tokens in self.rows]
+        for (seed, _), part in zip(self.rows, mask.split(lengths)):
             generator = torch.Generator(x.device).manual_seed(hash((seed, index)))
             # Four elements share a random number: one for each would take a tenth of a step.
-            count = tokens * size // 4 + 1
+            count = part.numel() // 4 + 1
             numbers = torch.empty(count, dtype=torch.int64, device=x.device)
             numbers.random_(-(2**63), None, generator=generator)
-            sixteen_bits = numbers.view(torch.int16)[: tokens * size].view(tokens, size)
-            kept.append(sixteen_bits >= self.p * 2**16 - 2**15)
-        return x * torch.cat(kept) / (1 - self.p)
+            sixteen_bits = numbers.view(torch.int16)[: part.numel()].view_as(part)
+            torch.ge(sixteen_bits, self.p * 2**16 - 2**15, out=part)
+        return mask
 
 
 # One step

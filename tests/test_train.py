@@ -117,7 +117,7 @@ def test_a_mask_depends_on_the_seed_of_its_row_and_on_the_projection():
         assert (other == expected).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_dropout_drops_a_share_everywhere_and_keeps_the_mean():
+def test_dropout_drops_a_share_everywhere():
     x = masks(RowDropout(0.1), [7], 0, tokens=401, size=403)[7]
     dropped = x == 0
     assert dropped.float().mean() == pytest.approx(0.1, abs=0.004)
@@ -125,7 +125,19 @@ def test_dropout_drops_a_share_everywhere_and_keeps_the_mean():
         assert abs(dropped.float().mean(dim) - 0.1).max() < 0.1
     for neighbours in dropped[:, 1:] & dropped[:, :-1], dropped[1:] & dropped[:-1]:
         assert neighbours.float().mean() == pytest.approx(0.01, abs=0.002)
-    assert torch.allclose(x[~dropped], torch.tensor(1 / 0.9))
+    assert torch.equal(x[~dropped], torch.ones(x.numel() - dropped.sum()))
+
+
+def test_the_adapter_makes_up_for_what_is_dropped(tmp_path):
+    model, dropout = load(tmp_path, p=0.25)
+    mlp = model.train().model.layers[0].mlp
+    x, dropout.rows = torch.randn(1, 6, 32), [(1, 6)]
+    for linear in mlp.gate_proj, mlp.up_proj:  # of one input: they have one mask
+        torch.nn.init.normal_(linear.lora_B)
+        read = dropout(x, mlp.gate_proj.lora_index)
+        assert (read == 0).any()
+        change = linear.lora_scale / 0.75 * read @ linear.lora_A.T @ linear.lora_B.T
+        assert torch.allclose(linear(x), x @ linear.weight.T + change, atol=1e-5)
 
 
 def test_dropout_acts_in_training_alone_and_on_adapters_alone(tmp_path):
