@@ -15,9 +15,10 @@ from tqdm import tqdm
 import judges
 import parallel
 import sampler
-from data import Example, benchmarks, gsm8k
+from data import Example, benchmarks, gsm8k, user
 from files import InputError
 from journal import Journal
+from tokenizer import in_thought
 
 RESAMPLES = 10_000  # of the bootstrap
 CHUNK = 100  # texts that are scored together, and lost by a kill
@@ -36,6 +37,7 @@ def generate_and_judge(
     tokens, greedy unless `sampling` has a temperature and a seed. What the journal holds is kept.
     """
     todo = []
+    opening = tokenizer.render(user(""), True)
     for example in examples:
         if source not in journal.rows.get(example.id, {}):
             messages = messages_of(example) if messages_of else example.messages
@@ -46,6 +48,8 @@ def generate_and_judge(
 
     def done(index, response):
         example, _ = todo[index]
+        if in_thought(opening + response.text):
+            response = response._replace(finish_reason="thought")  # it never ended
         journal.add(example.id, **{source: response._asdict()})
 
     start = time.perf_counter()
@@ -72,7 +76,7 @@ def judge_all(judge, pairs):
         if response["finish_reason"] != "stop":
             return judges.Verdict(False, "unfinished")
         try:
-            return judge(response["text"], example)
+            return judge(judges.after_thought(response["text"]), example)
         except InputError as error:
             raise InputError(f"{example.id}: {error}; mend or remove this row")
 

@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import functools
 import json
+import os
 import re
 import sys
 import textwrap
@@ -148,6 +149,11 @@ def numeric(response, example):
     return RIGHT if gold in values else Verdict(False, f"another number: {body[:60]!a}")
 
 
+def after_thought(text):
+    """What follows the last thought: models think between <think> and </think>."""
+    return text.rpartition("</think>")[2]
+
+
 def lacks_substance(paraphrase, gold, numeric):
     """Why a paraphrase cannot stand for gold, or "". A numeric one has to keep the work."""
     texts = [re.sub(f"{CALCULATOR}|,", "", text) for text in (paraphrase, gold)]
@@ -166,6 +172,23 @@ def exact(response, example):
     """Whether the response is example.check["answer"], but for white space and case."""
     same = response.casefold().split() == example.check["answer"].casefold().split()
     return RIGHT if same else Verdict(False, f"another text: {response[:60]!a}")
+
+
+def label(response, example):
+    """Whether the response names the label example.check["answer"], no other one of
+    example.check["labels"], and denies nothing."""
+    gold, labels = example.check["answer"], example.check["labels"]
+    named, rest = set(), response if len(response) <= LONGEST else ""
+    for each in sorted({gold, *labels}, key=len, reverse=True):  # "not spam" before "spam"
+        words = r"\s+".join(map(re.escape, each.split()))
+        case = re.I if len(each) > 1 else 0  # "A" is a label, "a" a word
+        rest, count = re.subn(rf"(?<![\w-]){words}(?![\w-])", "", rest, flags=case)
+        if count:
+            named.add(each)
+    doubts = DOUBT & set(re.findall(r"\w+", rest.lower().replace("n't", " not")))
+    if named != {gold}:
+        return Verdict(False, f"another label: {sorted(named)!a:.60}")
+    return Verdict(False, f"in doubt: {min(doubts)}") if doubts else RIGHT
 
 
 # Reading: a sentence has to hold a gold answer, and to add no doubt
@@ -325,8 +348,7 @@ def by_model(model, tokenizer):
     """
     import sampler  # for this judge alone
 
-    yes_and_no = [tokenizer.encode_text(word)[:1] for word in ("Yes", "No")]
-    lock = threading.Lock()  # the tokenizer has a state
+    lock = threading.Lock()
 
     def judge(response, example):
         said, gold = (re.findall(r"\w+", t.casefold()) for t in (response, example.gold))
@@ -335,11 +357,16 @@ def by_model(model, tokenizer):
         tag = zlib.crc32(f"{response}\0{example.gold}".encode(errors="replace"))  # in no answer
         odds = []
         for pair in (response, example.gold), (example.gold, response):
-            with lock:
-                prompt = tokenizer.prompt_ids(user(AGREE.format(example.question, *pair, tag=tag)))
-                if len(prompt) > model.config.max_position_embeddings:
-                    return Verdict(False, "too long for the model")
-                yes, no = sampler.logprobs(model, [prompt, prompt], yes_and_no)
+            messages = user(AGREE.format(example.question, *pair, tag=tag))
+            prompt = tokenizer.prompt_ids(messages)
+            if len(prompt) > model.config.max_position_embeddings:
+                return Verdict(False, "too long for the model")
+            # The first tokens of both answers, after a thought if the template closes one.
+            words = [tokenizer.target_ids(messages, word) for word in ("Yes", "No")]
+            at = len(os.path.commonprefix(words))
+            with lock:  # each call uses all cores
+                prompts = [prompt + words[0][:at]] * 2
+                yes, no = sampler.logprobs(model, prompts, [word[at : at + 1] for word in words])
             odds.append(yes - no)
         return Verdict(min(odds) >= MARGIN, f"log odds: {odds[0]:.2f}, {odds[1]:.2f}")
 
@@ -351,6 +378,7 @@ def by_model(model, tokenizer):
 JUDGES = {  # name: (judge, {field of a row: (kind, default or None)})
     "numeric": (numeric, {"answer": (str, None)}),
     "exact": (exact, {"answer": (str, None)}),
+    "label": (label, {"answer": (str, None), "labels": (list, None)}),
     "reading": (reading, {"answers": (list, []), "question": (str, "")}),  # []: unanswerable
     "code": (code, {"tests": (list, None), "setup": (str, "")}),
     "model": (by_model, {"prompt": (str, None), "gold": (str, None)}),  # by_model makes a judge
@@ -385,7 +413,8 @@ def main():
 
     def judge_row(number, row):
         check = check_fields({"response": (str, None), **fields}, row)
-        verdict = judge(check["response"], Example(str(number), user(""), "", check))
+        response = after_thought(check["response"])
+        verdict = judge(response, Example(str(number), user(""), "", check))
         print(json.dumps(verdict._asdict()), flush=True)
         if isinstance(row.get("correct"), bool):
             labels.append((verdict.correct, row["correct"]))

@@ -16,6 +16,7 @@ From top to bottom: methods, selection, targets, fine-tuning, a run, the command
 """
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import json
@@ -222,7 +223,7 @@ def run(options):
     test_set = drop_too_long(test_set, base, tokenizer, options.max_new_tokens)
     if parallel.is_main:
         options.lock = lock(options.out)  # until the process ends
-        open_run(options, train_set, test_set, eval_judge)
+        open_run(options, train_set, test_set, eval_judge, tokenizer)
     parallel.barrier()
 
     targets, counts = {}, {}
@@ -286,13 +287,28 @@ def load_task(options):
             test_set = jsonl.load(options.test, options.eval_judge)
         else:
             train_set, test_set = jsonl.split(train_set, TEST_SHARE, seed)
+        if options.eval_judge == "label":
+            jsonl.add_labels(train_set + test_set)
+    if options.system:
+        train_set, test_set = with_system(train_set, options), with_system(test_set, options)
     train_set = sample(train_set, options.limit, seed)
     if options.validate:
         train_set, test_set = jsonl.split(train_set, options.validate, seed)
     test_set = sample(test_set, options.eval_limit, seed)
     counts = f"{len(train_set)} training and {len(test_set)} test examples"
-    say(f"task {options.task} from {options.data or options.task}: {counts}, judge {options.judge}")
+    say(f"task {options.task} from {options.data}: {counts}, judge {options.judge}")
     return train_set, test_set
+
+
+def with_system(examples, options):
+    """The examples, with the system prompt of --system where they have none."""
+    prompt = {"role": "system", "content": options.system}
+    found = []
+    for example in examples:
+        first = example.messages[0]["role"]
+        messages = [prompt, *example.messages] if first != "system" else example.messages
+        found.append(dataclasses.replace(example, messages=messages))
+    return found
 
 
 def sample(examples, limit, seed):
@@ -316,7 +332,10 @@ def load_benchmarks(options):
 def load_model(path, options, dtype=None):
     shard = functools.partial(parallel.shard, dtype=options.dtype)
     dtype = dtype or options.dtype
-    return llama.load(path, dtype, parallel.device, shard if options.fsdp else None)
+    shard = shard if options.fsdp else None
+    model, tokenizer = llama.load(path, dtype, parallel.device, shard)
+    tokenizer.thinks = options.think
+    return model, tokenizer
 
 
 def named_judge(name, base, tokenizer, options):
@@ -355,13 +374,13 @@ def drop_too_long(examples, base, tokenizer, new, wording=None):
     return kept
 
 
-def open_run(options, train_set, test_set, judge):
+def open_run(options, train_set, test_set, judge, tokenizer):
     """Make the run directory, or continue one that was made under the same settings."""
     settings = settings_of(options, train_set, test_set)
     file = options.out / "config.json"
     if not file.exists():
         if not options.eval_judge.startswith("model"):  # a model may doubt anything
-            check_golds(train_set + test_set, judge)
+            check_golds(train_set + test_set, judge, tokenizer)
         return write_json(file, settings)
     old = read_json(file, dict)
     for name in {**settings, **old}:
@@ -380,9 +399,12 @@ def settings_of(options, train_set, test_set):
     return settings
 
 
-def check_golds(examples, judge):
-    """InputError names the first ten examples whose gold the judge does not accept."""
-    golds = [({"text": e.gold, "finish_reason": "stop"}, e) for e in examples]
+def check_golds(examples, judge, tokenizer):
+    """InputError names the first ten examples whose gold, as it is learnt, the judge refuses."""
+    golds = []
+    for example in examples:
+        learnt = tokenizer.decode(tokenizer.target_ids(example.messages, example.gold))
+        golds.append(({"text": learnt, "finish_reason": "stop"}, example))
     faults = []
     for example, verdict in zip(examples, evaluate.judge_all(judge, golds)):
         if not verdict.correct:
@@ -445,10 +467,12 @@ def parse(argv=None):
     def flag(name, help):
         p.add_argument(f"--{name}", help=help, action="store_true")
 
-    add("task", f"{', '.join(TASKS)}, or FILE.jsonl with prompt and gold a row", required=True)
+    add("task", f"{', '.join(TASKS)}, or FILE.jsonl (formats: data/jsonl.py)", required=True)
     add("ckpt", "Hugging Face directory of the base model", required=True)
     add("data", "the task's files as published (default: data/TASK, else the samples)")
     add("test", "test rows of --task FILE.jsonl (default: a fifth of its prompts)")
+    add("system", "system prompt of the examples that have none")
+    flag("think", "leave thoughts on, where the chat template has a switch")
     add("out", "run directory (default: runs/TASK-CKPT)", Path)
     add("method", f"one or several of {', '.join(METHODS)}", names(METHODS), ["s3ft"])
     add("judge", f"{', '.join(judges.JUDGES)} or model:DIR (default: the task's rule)")
@@ -496,8 +520,9 @@ def fill_defaults(options):
             raise InputError("--test, and another rule as --judge, go with --task FILE.jsonl")
     elif options.data:
         raise InputError("--data goes with a task by name; --task FILE.jsonl has its own rows")
-    elif options.task.endswith(".jsonl"):
-        rule = jsonl.default_judge(options.task)
+    elif options.task.endswith((".jsonl", ".json")):
+        fields, rule = jsonl.describe(options.task)
+        options.data = f"rows with {fields}"
         if options.judge and (rule == "exact" or not options.judge.startswith("model")):
             rule = options.judge  # a model scores only rows that have nothing for a rule
     else:

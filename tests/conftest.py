@@ -43,7 +43,7 @@ def arguments(tmp_path_factory):
     write_rows(folder / "hellaswag/hellaswag_val.jsonl", [item] * 9)
     options = ["--task", train, "--test", test, "--ckpt", ckpt, "--method", "sft,s3ft"]
     options += ["--bench", "hellaswag", "--bench-data", folder, "--max-new-tokens", 24]
-    options += ["--epochs", 2, "--batch", 4, "--lr", 1e-3]
+    options += ["--epochs", 2, "--batch", 4, "--lr", 1e-3, "--judge", "exact"]
     return [*options, "--dtype", "float32", "--device", "cpu"]
 
 

@@ -88,7 +88,8 @@ def more_tokens(path):
 
 
 def no_end(path):
-    for damage in setting(eos_token=None), template("x"), config(eos_token_id=None):
+    texts = template("{{ messages | join('\n', attribute='content') }}")
+    for damage in setting(eos_token=None), texts, config(eos_token_id=None):
         damage(path)
 
 

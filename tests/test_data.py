@@ -36,6 +36,11 @@ def write(path, *rows):
     return path.parent
 
 
+def lines_of(path, *rows):
+    write(path, *rows)
+    return path
+
+
 def refused(load, *args):
     with pytest.raises(InputError) as error:
         load(*args)
@@ -200,10 +205,58 @@ def test_jsonl(tmp_path):
     with pytest.raises(InputError, match='t.jsonl:3: "answer" should be a text; mend'):
         jsonl.load(file, "numeric")
     for field, judge in ("answer", "numeric"), ("answers", "reading"), ("tests", "code"):
-        write(file, {**OWN, field: "7"}, OWN)
-        assert jsonl.default_judge(file) == judge
+        write(file, {**OWN, field: "7"})
+        assert jsonl.describe(file) == ("prompt and gold", judge)
     write(file, OWN, {**OWN, "answer": "7"})
-    assert jsonl.default_judge(file) == "exact"
+    with pytest.raises(InputError, match="t.jsonl:2: has prompt and gold for judge numeric, the"):
+        jsonl.describe(file)
+
+
+SYSTEM, ASKED = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}
+SAID = {"role": "assistant", "content": "2"}
+FORMATS = [  # (row, messages, gold, judge)
+    ({"messages": [SYSTEM, ASKED, SAID, ASKED, SAID]}, [SYSTEM, ASKED, SAID, ASKED], "2", "label"),
+    ({"prompt": "1 + 1?", "completion": "2\r\n3"}, [ASKED], "2\n3", "label"),
+    ({"prompt": [SYSTEM, ASKED], "completion": [SAID]}, [SYSTEM, ASKED], "2", "label"),
+    ({"prompt": "1 + 1?", "gold": "one " * 6}, [ASKED], "one " * 6, "exact"),
+    ({"instruction": "1 + 1?", "input": "", "output": "2"}, [ASKED], "2", "label"),
+    ({"instruction": "1", "input": "+ 1", "output": "2"}, user("1\n\n+ 1"), "2", "label"),
+    ({"question": "1 + 1?", "answer": "2"}, [ASKED], "2", "label"),
+    ({"question": "1 + 1?", "answer": 2}, [ASKED], "2", "numeric"),
+    ({"question": "1 + 1?", "answer": "2", "answers": ["2"]}, [ASKED], "2", "reading"),
+]
+
+
+@pytest.mark.parametrize("row, messages, gold, judge", FORMATS)
+def test_formats_that_trainers_take(tmp_path, row, messages, gold, judge):
+    lines, array = lines_of(tmp_path / "t.jsonl", row), tmp_path / "t.json"
+    array.write_text(json.dumps([row], indent=1))
+    for file, id in (lines, "t.jsonl:1"), (array, "t.json:1"):
+        _, found = jsonl.describe(file)
+        (example,) = jsonl.load(file, found)
+        assert (example.id, example.messages, example.gold, found) == (id, messages, gold, judge)
+        if judge == "numeric":
+            assert example.check == {"answer": "2"}
+
+
+BAD_FORMATS = [
+    ([{"text": "a"}], "t.jsonl:1: has the fields text; known are messages, prompt and completion,"),
+    ([OWN, {"instruction": "a", "output": "b"}], "t.jsonl:2: has instruction and output for judge"),
+    ([{"messages": [ASKED]}], "t.jsonl:1: the last messages should be the user's and the assi"),
+    ([{"messages": [SAID, SAID]}], "t.jsonl:1: the last messages should be the user's and the"),
+    ([{"messages": [{"role": "tool", "content": "a"}, SAID]}], "t.jsonl:1: a message has the role"),
+    ([{"messages": "hi"}], "t.jsonl:1: not as published"),
+    ([b"{", b'"prompt": "a"', b"}"], "t.jsonl: a row spans several lines; `jq -c . FILE`"),
+    ([b'{"prompt": "a"}\r{"prompt": "b"}'], "t.jsonl: holds old line ends"),
+    ([b'[{"prompt": "a",]'], "t.jsonl: not JSON"),
+    ([b"[7]"], "t.jsonl: row 1: not as published"),
+]
+
+
+@pytest.mark.parametrize("rows, said", BAD_FORMATS)
+def test_a_file_of_another_format_is_named(tmp_path, rows, said):
+    file = lines_of(tmp_path / "t.jsonl", *rows)
+    assert refused(jsonl.describe, file).startswith(f"{tmp_path}/{said}")
 
 
 def test_a_prompt_stands_on_one_side_only():
@@ -292,7 +345,7 @@ def test_missing_and_empty_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("task, key", [("gsm8k", "answer"), ("mbpp", "code"), ("own", "gold")])
 def test_ten_faults_are_listed(tmp_path, task, key):
-    bad = [{**ROWS[task], key: ""}, b"{", {**ROWS[task], key: 3}]
+    bad = [{**ROWS[task], key: ""}, b"{", {**ROWS[task], key: [3]}]
     folder = write(tmp_path / FILES[task], *bad * 4)
     *named, rest = refused(load_file, task, folder).split("\n")
     assert [int(line.split(":")[1]) for line in named] == list(range(1, 11)) and rest[0] == "…"

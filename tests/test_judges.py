@@ -327,6 +327,30 @@ def test_substance(paraphrase, gold, rule, reason):
     assert judges.lacks_substance(paraphrase, gold, rule) == reason
 
 
+LABELS = ["spam", "not spam", "no", "A", "C++"]
+LABELLED = [  # (response, gold, right)
+    ("Spam", "spam", True),
+    ("I would call it **spam**.", "spam", True),
+    ("This is\nnot  spam.", "not spam", True),
+    ("This is not spam.", "spam", False),
+    ("It isn't spam.", "spam", False),
+    ("Perhaps spam.", "spam", False),
+    ("spam or no", "spam", False),
+    ("antispam", "spam", False),
+    ("No.", "no", True),
+    ("A", "A", True),
+    ("It is a C++ program.", "C++", True),
+    ("It is a program.", "A", False),
+    ("", "no", False),
+]
+
+
+@pytest.mark.parametrize("response, gold, right", LABELLED)
+def test_a_label_is_named_alone(response, gold, right):
+    example = Example("1", user(""), gold, {"answer": gold, "labels": LABELS})
+    assert judges.label(response, example).correct == right
+
+
 def test_exact_looks_past_case_and_white_space_alone():
     example = Example("1", user(""), "", {"answer": "Not abnormal"})
     assert judges.exact(" not\n ABNORMAL ", example).correct
@@ -469,8 +493,8 @@ class Words:
 
     max_position_embeddings = 120
 
-    def encode_text(self, text):
-        return [text]
+    def target_ids(self, messages, answer):
+        return ["</think>", answer, "end"]
 
     def prompt_ids(self, messages):
         return messages[-1]["content"].split()
@@ -483,7 +507,8 @@ def asked(monkeypatch):
     words.config = words
 
     def logprobs(model, texts, continuations):
-        assert texts[0] == texts[1] and continuations == [["Yes"], ["No"]]
+        assert texts[0] == texts[1] and texts[0][-1] == "</think>"
+        assert continuations == [["Yes"], ["No"]]
         prompts.append(" ".join(texts[0]))
         return [odds[len(prompts) - 1], 0.0]
 

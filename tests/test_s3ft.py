@@ -145,6 +145,18 @@ def scripted(monkeypatch, tmp_path):
     return script
 
 
+def test_a_judge_sees_what_follows_the_last_thought(scripted):
+    scripted.own = {
+        0: says("<think>\nThe answer is 9.\n</think>\n\nThe answer is 1."),
+        1: says("<think>\nThe answer is 2."),
+        2: says("So 3.\n</think>The answer is 3."),  # the prompt opened the thought
+    }
+    rows, _ = scripted.select(method=["ssr"])
+    own = [row["own"] for row in rows[:3]]
+    assert [response["correct"] for response in own] == [True, False, True]
+    assert own[1]["finish_reason"] == "thought" and own[1]["reason"] == "unfinished"
+
+
 def test_selection_follows_the_paper(scripted, tmp_path):
     scripted.own = {0: says("The answer is 1."), 1: says("The answer is 2.", "length")}
     for n in (1, 2, 5):
@@ -352,6 +364,22 @@ def test_your_own_rows_judged_by_the_model_itself(short, tmp_path):
     assert len(prompts) == 7  # two of nine are for testing, wherever they stand
     for row in rows:
         assert re.match("unfinished|log odds|says nothing", row["own"]["reason"])
+
+
+def test_conversations_of_your_own(short, tmp_path):
+    system, said = {"role": "system", "content": "A."}, {"role": "assistant", "content": "yes"}
+    rows = []
+    for n in range(10):
+        before = [system] if n % 2 else []
+        rows.append({"messages": [*before, *user(f"Say {n}."), said, *user("And?"), said]})
+    task = write_rows(tmp_path / "own.jsonl", rows)
+    _, lines = figures("--task", task, *short, "--method", "sft", "--system", "B.")
+    assert "from rows with messages: 8 training and 2 test examples, judge label" in lines[0]
+    for row in read_rows(tmp_path / "run/candidates.jsonl"):
+        even = int(row["messages"][1]["content"][4]) % 2 == 0
+        assert row["messages"][0]["content"] == ("B." if even else "A.")
+        assert [turn["content"] for turn in row["messages"][2:]] == ["yes", "And?"]
+        assert row["gold"] == "yes"
 
 
 def test_rows_that_do_not_fit_are_left_out(short, tmp_path):

@@ -132,18 +132,35 @@ def weights(config):
     return {name: values(name, shape) for name, shape in shapes(config).items()}
 
 
-def tokenizer():
-    """Bytes as tokens 0 .. 255, then the specials."""
+def tokenizer(special=SPECIALS, plain=()):
+    """Bytes as tokens 0 .. 255, then the specials. Those in `plain` are not flagged so."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocab = {character: i for i, character in enumerate(alphabet)}
     tok = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
     tok.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = tokenizers.decoders.ByteLevel()
+    for content in special:
+        token = tokenizers.AddedToken(content, special=content not in plain, normalized=False)
+        tok.add_tokens([token])
+    return tok
+
+
+def sentence_piece():
+    """Characters as pieces in the layout of Llama 2: a space before each stretch of text."""
+    pieces = [*(f"<0x{byte:02X}>" for byte in range(161)), "▁", *map(chr, range(33, 127))]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tok = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    spaces = tokenizers.normalizers.Replace(" ", "▁")
+    before = tokenizers.normalizers.Prepend("▁")
+    tok.normalizer = tokenizers.normalizers.Sequence([before, spaces])
+    back = tokenizers.decoders.Replace("▁", " ")
+    fallback, fuse = tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()
+    tok.decoder = tokenizers.decoders.Sequence([back, fallback, fuse])
     tok.add_special_tokens(SPECIALS)
     return tok
 
 
-def checkpoint(path, family="smollm2", template=TEMPLATE, pieces=1, **changes):
+def checkpoint(path, family="smollm2", template=TEMPLATE, pieces=1, tok=None, **changes):
     """Write a Hugging Face directory to `path` and return it; several pieces have an index."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -164,5 +181,5 @@ def checkpoint(path, family="smollm2", template=TEMPLATE, pieces=1, **changes):
         settings["chat_template"] = template
     (path / "config.json").write_text(json.dumps(raw))
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer().save(str(path / "tokenizer.json"))
+    (tok or tokenizer()).save(str(path / "tokenizer.json"))
     return path
