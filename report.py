@@ -27,9 +27,9 @@ Scores are means over test items in points of 100, with 95 % intervals: Wilson's
 0 or 1, otherwise bootstrap. With several seeds, an item's score is its mean over them. Average
 drop: base minus method, mean over the benchmarks. Right alone: items that only the first, or only
 the second, got right; p is McNemar's exact test. The outcome is open unless the bootstrap interval
-leaves out 0 and p, if given, is below 0.05, without correction for the number of comparisons. Log-
-probabilities are natural, under the base model, given the prompt. Losses are those of first seeds,
-in means of up to 50 equal parts; losses on different targets are not comparable."""
+leaves out 0 and p, if given, is below 0.05, without correction for the number of comparisons.
+Log-probabilities are natural, under the base model, given the prompt. Losses are those of first
+seeds, in means of up to 50 equal parts; losses on different targets are not comparable."""
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: auto; padding: 1rem }
 pre { overflow-x: auto } body > pre::first-line { font-weight: bold }
