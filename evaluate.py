@@ -15,7 +15,7 @@ from tqdm import tqdm
 import judges
 import parallel
 import sampler
-from data import Example, benchmarks, gsm8k, user
+from data import Example, benchmarks, gsm8k
 from files import InputError
 from journal import Journal
 from tokenizer import in_thought
@@ -37,7 +37,7 @@ def generate_and_judge(
     tokens, greedy unless `sampling` has a temperature and a seed. What the journal holds is kept.
     """
     todo = []
-    opening = tokenizer.render(user(""), True)
+    opening = tokenizer.opening()
     for example in examples:
         if source not in journal.rows.get(example.id, {}):
             messages = messages_of(example) if messages_of else example.messages

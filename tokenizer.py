@@ -198,6 +198,10 @@ class Tokenizer:
         except Exception as error:  # a template is a program: it may raise anything
             raise self.template_error(error)
 
+    def opening(self):
+        """What the template writes up to an answer to "x"."""
+        return self.render([{"role": "user", "content": "x"}], True)
+
     def hide(self, text):
         """The text with a secret in each control token, which is one no more."""
         return self.spelled_out.sub(lambda match: match[0][0] + SECRET + match[0][1:], text)
@@ -232,17 +236,17 @@ class Tokenizer:
 
     def target_ids(self, messages, answer):
         """Token ids of `answer` after `prompt_ids(messages)`, the end of the turn included."""
-        opening = self.render(messages, True)
-        prompt = self.encode(opening)
+        asked = self.render(messages, True)
+        prompt = self.encode(asked)
         turns = [*messages, {"role": "assistant", "content": answer}]
         ids = self.encode(self.render(turns, False))
         target = ids[len(prompt) :]
         if ids[: len(prompt)] == prompt and self.turn_end in target:
             return target[: target.index(self.turn_end) + 1]
         # The template ends no turn, or does not write an answer where it opens one.
-        if in_thought(opening):
+        if in_thought(self.opening()):
             answer = f"\n{END_OF_THOUGHT}\n\n{answer}"
-        ids = self.encode(opening + self.hide(answer))
+        ids = self.encode(asked + self.hide(answer))
         if ids[: len(prompt)] == prompt:
             return ids[len(prompt) :] + [self.turn_end]
         return self.encode_text(answer) + [self.turn_end]
