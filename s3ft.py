@@ -523,7 +523,8 @@ def fill_defaults(options):
     elif options.task.endswith((".jsonl", ".json")):
         fields, rule = jsonl.describe(options.task)
         options.data = f"rows with {fields}"
-        if options.judge and (rule == "exact" or not options.judge.startswith("model")):
+        bare = rule in ("exact", "label")
+        if options.judge and (bare or not options.judge.startswith("model")):
             rule = options.judge  # a model scores only rows that have nothing for a rule
     else:
         raise InputError(f"--task {options.task}: neither FILE.jsonl nor {', '.join(TASKS)}")
