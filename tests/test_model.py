@@ -51,6 +51,22 @@ def test_shards_hold_the_same_model_and_dtypes_are_kept(tmp_path):
     assert_near(logits(narrow), logits(whole), 0.05)
 
 
+def test_other_spellings_of_the_same_checkpoint(tmp_path):
+    """No number of key-value heads; a tied model whose file has the head alone."""
+    for family in "llama2", "smollm2":
+        path = tiny.checkpoint(tmp_path / family, family)
+        expected = logits(llama.load(path)[0])
+        raw = json.loads((path / "config.json").read_text())
+        tensors = safetensors.torch.load_file(path / "model.safetensors")
+        if raw["tie_word_embeddings"]:
+            tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+        else:
+            raw["num_key_value_heads"] = None
+        (path / "config.json").write_text(json.dumps(raw))
+        safetensors.torch.save_file(tensors, path / "model.safetensors", {"format": "pt"})
+        assert torch.equal(logits(llama.load(path)[0]), expected)
+
+
 def written_out(q, k, v, window):
     """Attention position by position, in float64."""
     q, k, v = q.double(), k.double().repeat_interleave(3, 1), v.double().repeat_interleave(3, 1)
