@@ -174,15 +174,22 @@ def exact(response, example):
     return RIGHT if same else Verdict(False, f"another text: {response[:60]!a}")
 
 
+def one_spelling(label):
+    """Labels are told apart by their words, not by case; of one letter, "A" is no "a"."""
+    words = " ".join(label.translate(CHARACTERS).split())
+    return words.casefold() if len(words) > 1 else words
+
+
 def label(response, example):
     """Whether the response names the label example.check["answer"], no other one of
     example.check["labels"], and denies nothing."""
-    gold, labels = example.check["answer"], example.check["labels"]
-    named, rest = set(), response if len(response) <= LONGEST else ""
+    gold, *labels = map(one_spelling, [example.check["answer"], *example.check["labels"]])
+    named, rest = set(), response.translate(CHARACTERS) if len(response) <= LONGEST else ""
     for each in sorted({gold, *labels}, key=len, reverse=True):  # "not spam" before "spam"
         words = r"\s+".join(map(re.escape, each.split()))
-        case = re.I if len(each) > 1 else 0  # "A" is a label, "a" a word
-        rest, count = re.subn(rf"(?<![\w-]){words}(?![\w-])", "", rest, flags=case)
+        case = re.I if len(each) > 1 else 0
+        alone = rf"(?<![\w-])(?<![0-9][.,]){words}(?![\w-]|[.,][0-9])"  # no part of "72.5"
+        rest, count = re.subn(alone, "", rest, flags=case)
         if count:
             named.add(each)
     doubts = DOUBT & set(re.findall(r"\w+", rest.lower().replace("n't", " not")))
@@ -352,7 +359,7 @@ def by_model(model, tokenizer):
 
     def judge(response, example):
         said, gold = (re.findall(r"\w+", t.casefold()) for t in (response, example.gold))
-        if said != gold and EMPTY.issuperset(said):
+        if said != gold and EMPTY.difference(gold).issuperset(said):
             return Verdict(False, f"says nothing: {response[:60]!a}")
         tag = zlib.crc32(f"{response}\0{example.gold}".encode(errors="replace"))  # in no answer
         odds = []
@@ -381,7 +388,7 @@ JUDGES = {  # name: (judge, {field of a row: (kind, default or None)})
     "label": (label, {"answer": (str, None), "labels": (list, None)}),
     "reading": (reading, {"answers": (list, []), "question": (str, "")}),  # []: unanswerable
     "code": (code, {"tests": (list, None), "setup": (str, "")}),
-    "model": (by_model, {"prompt": (str, None), "gold": (str, None)}),  # by_model makes a judge
+    "model": (by_model, {}),  # by_model makes a judge; it needs the question and gold alone
 }
 KINDS = {str: "a text", bool: "true or false", list: "a list of texts"}
 

@@ -347,8 +347,6 @@ def named_judge(name, base, tokenizer, options):
         layers = sandbox.require(options.unsafe_code)
         say(f"generated programs run under: {', '.join(layers)}")
         return functools.partial(judges.code, unsafe=options.unsafe_code)
-    if kind not in judges.JUDGES:
-        raise InputError(f"--judge {name}: not one of {', '.join(judges.JUDGES)}")
     judge, _ = judges.JUDGES[kind]
     return judge
 
@@ -394,6 +392,8 @@ def settings_of(options, train_set, test_set):
     """What the results of a run depend on."""
     settings = {name: str(value) for name, value in vars(options).items() if name not in FREE}
     settings["torch"] = torch.__version__
+    files = [(file.name, file.stat().st_size) for file in sorted(options.ckpt.glob("*.*"))]
+    settings["checkpoint files"] = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
     for name, examples in (("training data", train_set), ("test data", test_set)):
         settings[name] = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
     return settings
@@ -530,7 +530,8 @@ def fill_defaults(options):
         raise InputError(f"--task {options.task}: neither FILE.jsonl nor {', '.join(TASKS)}")
     options.eval_judge = rule
     options.judge = options.judge or rule
-    if options.judge.partition(":")[0] not in judges.JUDGES:
+    kind, colon, _ = options.judge.partition(":")
+    if kind not in judges.JUDGES or (colon and kind != "model"):
         raise InputError(f"--judge {options.judge}: not one of {', '.join(judges.JUDGES)}")
     options.max_new_tokens = options.max_new_tokens or task.MAX_NEW_TOKENS
     options.out = options.out or Path("runs") / f"{name}-{options.ckpt.name}"
@@ -538,6 +539,8 @@ def fill_defaults(options):
     options.lr = options.lr or (1e-5 if options.full else 2e-4)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU; leave the option out")
     if options.dtype == "auto":
         options.dtype = "bfloat16" if multiplies_bfloat16(options.device) else "float32"
     options.dtype = getattr(torch, options.dtype)

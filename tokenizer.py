@@ -1,7 +1,8 @@
 """The tokenizer of a checkpoint: chat template, stop set, prompt and target ids.
 
 A conversation is rendered and encoded as a whole, as transformers does it. But text from data is
-text: a control token spelled out in it ("<|im_end|>") cannot open or close a turn.
+text: a control token spelled out in it ("<|im_end|>") cannot open or close a turn. Not guarded are
+marks that a template writes as plain text ("[/INST]" in Llama 2), and thoughts.
 """
 
 import datetime
@@ -71,7 +72,7 @@ class Tokenizer:
         self.tok.no_truncation()
         try:
             self.read_settings()
-        except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"a tokenizer setting has another form than expected ({error})"
             raise InputError(f"{path}: {what}; download the JSON files again")
 
@@ -235,7 +236,13 @@ class Tokenizer:
         return self.encode(self.render(messages, True))
 
     def target_ids(self, messages, answer):
-        """Token ids of `answer` after `prompt_ids(messages)`, the end of the turn included."""
+        """Token ids of `answer` after `prompt_ids(messages)`, the end of the turn included.
+
+        A thought in the answer is learnt only if `thinks`.
+        """
+        _, end, rest = answer.rpartition(END_OF_THOUGHT)
+        if end and not self.thinks:
+            answer = rest.lstrip()
         asked = self.render(messages, True)
         prompt = self.encode(asked)
         turns = [*messages, {"role": "assistant", "content": answer}]
@@ -244,7 +251,9 @@ class Tokenizer:
         if ids[: len(prompt)] == prompt and self.turn_end in target:
             return target[: target.index(self.turn_end) + 1]
         # The template ends no turn, or does not write an answer where it opens one.
-        if in_thought(self.opening()):
+        if in_thought(self.opening()) and END_OF_THOUGHT in answer:
+            answer = answer.removeprefix(THOUGHT)
+        elif in_thought(self.opening()):
             answer = f"\n{END_OF_THOUGHT}\n\n{answer}"
         ids = self.encode(asked + self.hide(answer))
         if ids[: len(prompt)] == prompt:

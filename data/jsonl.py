@@ -38,7 +38,12 @@ MOST_LABELS, LONGEST_LABEL = 50, 5  # labels of so many words
 
 
 def read(file, parse):
-    """[parse(line or row number, dict)] of a file of lines, or of one JSON array."""
+    """[parse(line or row number, dict)] of a file of lines, or of one JSON array.
+
+    Fields that are null, as tables have them, count as absent.
+    """
+    parse_whole = parse
+    parse = lambda number, row: parse_whole(number, without_nulls(row))  # noqa: E731
     data = read_bytes(file).strip()
     if data.startswith(b"["):
         try:
@@ -53,13 +58,17 @@ def read(file, parse):
     return read_jsonl(file, parse)
 
 
+def without_nulls(row):
+    return {field: value for field, value in row.items() if value is not None}
+
+
 def describe(file):
     """(fields of its format, name of the default judge). InputError names a row of another kind."""
     kinds, golds = [], set()
 
     def parse(line, row):
         fields = fields_of(row)
-        golds.add(conversation(row)[1])
+        golds.add(judges.after_thought(conversation(row)[1]))
         judge = "numeric" if is_number(row[fields[-1]]) else "exact"
         for field, name in RULES.items():
             if field in row and field not in fields:
@@ -95,13 +104,15 @@ def conversation(row):
     question, *answer = fields_of(row)
     if question == "messages" or isinstance(row[question], list):  # TRL's prompts may be messages
         turns = sum((row[field] for field in (question, *answer)), [])
+        if turns and turns[0] == {"role": "system", "content": ""}:  # as chat exports have it
+            turns = turns[1:]
         messages = [{"role": role(turn), "content": unix(text(turn, "content"))} for turn in turns]
         last = messages.pop() if messages else {}
         if last.get("role") != "assistant" or not messages or messages[-1]["role"] != "user":
             raise InputError("the last messages should be the user's and the assistant's")
         return messages, last["content"]
     prompt = text(row, question)
-    if question == "instruction" and row.get("input"):
+    if question == "instruction" and row.get("input", "").strip():
         prompt += "\n\n" + text(row, "input")
     gold = row[answer[0]]
     gold = str(gold) if is_number(gold) else text(row, answer[0])
@@ -127,7 +138,7 @@ def load(file, judge):
     def parse(line, row):
         messages, gold = conversation(row)
         if judge != "numeric" or is_number(row[fields_of(row)[-1]]):
-            row = {"answer": gold, "labels": [], **row}
+            row = {"answer": judges.after_thought(gold).strip(), **row, "labels": []}
         check = check_text(judges.check_fields(fields, row))
         return Example(f"{Path(file).name}:{line}", messages, gold, check)
 
@@ -136,7 +147,7 @@ def load(file, judge):
 
 def add_labels(examples):
     """Tell the judge `label` what labels there are."""
-    labels = sorted({example.gold for example in examples})
+    labels = sorted({example.check["answer"] for example in examples})
     for example in examples:
         example.check["labels"] = labels
 

@@ -222,7 +222,8 @@ FORMATS = [  # (row, messages, gold, judge)
     ({"instruction": "1 + 1?", "input": "", "output": "2"}, [ASKED], "2", "label"),
     ({"instruction": "1", "input": "+ 1", "output": "2"}, user("1\n\n+ 1"), "2", "label"),
     ({"question": "1 + 1?", "answer": "2"}, [ASKED], "2", "label"),
-    ({"question": "1 + 1?", "answer": 2}, [ASKED], "2", "numeric"),
+    ({"question": "1 + 1?", "answer": 2, "tests": None}, [ASKED], "2", "numeric"),
+    ({"messages": [{**SYSTEM, "content": ""}, ASKED, SAID], "prompt": None}, [ASKED], "2", "label"),
     ({"question": "1 + 1?", "answer": "2", "answers": ["2"]}, [ASKED], "2", "reading"),
 ]
 
@@ -235,6 +236,7 @@ def test_formats_that_trainers_take(tmp_path, row, messages, gold, judge):
         _, found = jsonl.describe(file)
         (example,) = jsonl.load(file, found)
         assert (example.id, example.messages, example.gold, found) == (id, messages, gold, judge)
+        assert jsonl.load(file, "model")[0].check == {}
         if judge == "numeric":
             assert example.check == {"answer": "2"}
 

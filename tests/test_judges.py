@@ -327,7 +327,7 @@ def test_substance(paraphrase, gold, rule, reason):
     assert judges.lacks_substance(paraphrase, gold, rule) == reason
 
 
-LABELS = ["spam", "not spam", "no", "A", "C++"]
+LABELS = ["spam", "Spam", "not spam", "no", "A", "C++", "72"]
 LABELLED = [  # (response, gold, right)
     ("Spam", "spam", True),
     ("I would call it **spam**.", "spam", True),
@@ -336,6 +336,10 @@ LABELLED = [  # (response, gold, right)
     ("It isn't spam.", "spam", False),
     ("Perhaps spam.", "spam", False),
     ("spam or no", "spam", False),
+    ("This isn’t spam", "spam", False),
+    ("SPAM", "Spam", True),
+    ("72", "72", True),
+    ("The answer is 72.5", "72", False),
     ("antispam", "spam", False),
     ("No.", "no", True),
     ("A", "A", True),

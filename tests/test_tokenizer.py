@@ -82,6 +82,10 @@ def test_thoughts_are_off_unless_asked_for(tmp_path):
         prompt, target = tokenizer.prompt_ids(user("x")), tokenizer.target_ids(user("x"), "Paris")
         assert as_text(tokenizer, prompt).endswith(OPENING + opening)
         assert tokenizer.decode(target) == learnt
+        thought = "<think>\nIt is France.\n</think>\n\nParis"
+        learnt = tokenizer.decode(tokenizer.target_ids(user("x"), thought))
+        assert learnt.count("<think>") == (2 if thinks else 0)  # this template adds one
+        assert learnt.endswith("Paris")
 
 
 def test_the_end_of_a_turn_need_not_be_flagged(tmp_path):
