@@ -181,11 +181,15 @@ def one_spelling(label):
 
 
 def label(response, example):
-    """Whether the response names the label example.check["answer"], no other one of
-    example.check["labels"], and denies nothing."""
-    gold, *labels = map(one_spelling, [example.check["answer"], *example.check["labels"]])
-    named, rest = set(), response.translate(CHARACTERS) if len(response) <= LONGEST else ""
-    for each in sorted({gold, *labels}, key=len, reverse=True):  # "not spam" before "spam"
+    """Whether the response names the right label and no other one, and denies nothing.
+
+    example.check: "answer", the right label, and "labels", all of them.
+    """
+    gold = one_spelling(example.check["answer"])
+    labels = {gold, *map(one_spelling, example.check["labels"])}
+    rest = response.translate(CHARACTERS) if len(response) <= LONGEST else ""
+    named = set()
+    for each in sorted(labels, key=lambda each: (-len(each), each)):  # "not spam" before "spam"
         words = r"\s+".join(map(re.escape, each.split()))
         case = re.I if len(each) > 1 else 0
         alone = rf"(?<![\w-])(?<![0-9][.,]){words}(?![\w-]|[.,][0-9])"  # no part of "72.5"

@@ -42,24 +42,22 @@ def read(file, parse):
 
     Fields that are null, as tables have them, count as absent.
     """
-    parse_whole = parse
-    parse = lambda number, row: parse_whole(number, without_nulls(row))  # noqa: E731
+
+    def parse_present(number, row):
+        return parse(number, {name: value for name, value in row.items() if value is not None})
+
     data = read_bytes(file).strip()
     if data.startswith(b"["):
         try:
             rows = parse_json(data, list)
         except InputError as error:
             raise InputError(f"{file}: {error}; mend it, or write one row a line")
-        return parse_rows(f"{file}: row ", enumerate(rows, 1), parse)
+        return parse_rows(f"{file}: row ", enumerate(rows, 1), parse_present)
     if b"\r" in data.replace(b"\r\n", b""):
         raise InputError(f'{file}: holds old line ends, "\\r" alone; write "\\n" instead')
     if data.split(b"\n")[0].strip() == b"{":
         raise InputError(f"{file}: a row spans several lines; `jq -c . FILE` makes it one a line")
-    return read_jsonl(file, parse)
-
-
-def without_nulls(row):
-    return {field: value for field, value in row.items() if value is not None}
+    return read_jsonl(file, parse_present)
 
 
 def describe(file):
@@ -75,8 +73,8 @@ def describe(file):
                 judge = name
         kinds.append((" and ".join(fields), judge))
         if kinds[-1] != kinds[0]:
-            what = "has {} for judge {}".format(*kinds[-1])
-            raise InputError(what + ", the first row has {} for judge {}".format(*kinds[0]))
+            what = "has {} for judge {}, the first row has {} for judge {}"
+            raise InputError(what.format(*kinds[-1], *kinds[0]))
 
     some(read(file, parse), file)
     fields, judge = kinds[0]
