@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import files
+import kernels
 from files import InputError, read_json, write_json
 from tokenizer import Tokenizer
 
@@ -161,11 +162,14 @@ class Linear(nn.Linear):
 
     def __init__(self, size_in, size_out, bias=False):
         super().__init__(size_in, size_out, bias)
-        self.lora_A = self.lora_B = None
+        self.lora_A = self.lora_B = self.packed = None
 
     def forward(self, x):
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        y = F.linear(x, self.weight.to(x.dtype), bias)
+        if self.packed is None:
+            y = F.linear(x, self.weight.to(x.dtype), bias)
+        else:
+            y = kernels.multiply(x, self.packed, bias)
         if self.lora_A is None:
             return y
         scale = self.lora_scale

@@ -29,6 +29,7 @@ import torch
 
 import evaluate
 import judges
+import kernels
 import model as llama
 import parallel
 import report
@@ -334,8 +335,16 @@ def load_model(path, options, dtype=None):
     dtype = dtype or options.dtype
     shard = shard if options.fsdp else None
     model, tokenizer = llama.load(path, dtype, parallel.device, shard)
+    if parallel.device == "cpu" and model.config.hidden_size >= 512:  # less is quick anyway
+        enable_kernels(options.dtype)
     tokenizer.thinks = options.think
     return model, tokenizer
+
+
+@functools.cache
+def enable_kernels(dtype):
+    """Once in a run."""
+    say(f"kernels: {kernels.enable(dtype)}")
 
 
 def named_judge(name, base, tokenizer, options):

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import kernels
 import parallel
 from files import InputError
 from model import causal_attention, repeat_heads
 
-BLOCK = 64  # tokens by which the cache grows
+BLOCK = 64  # attention reads so many places of the cache more, or none
 PREFILL = 16  # prompts that one pass reads: of similar length, so that little is padding
 
 
@@ -60,165 +61,110 @@ class Row:
 
 
 class Batch:
-    """The rows in flight, the one with most tokens first, with their keys and values.
-
-    In each layer, groups of consecutive rows are contiguous tensors (2, rows, KV, capacity, hd),
-    hardly longer than their longest row, end to end in one buffer. On a CPU 32 rows are a group:
-    one group of 256 rows takes 2.6 times as long in attention.
-    """
+    """The rows in flight. Row i has place i of the cache (layers, 2, rows, KV, capacity, hd)."""
 
     def __init__(self, model, max_batch, longest, waiting):
         config = model.config
         self.model, self.max_batch = model, max_batch
         self.waiting = collections.deque(waiting)
         self.rows = []
-        self.unread = []  # rows whose prompts are not in the cache yet
-        self.group_size = 32 if model.device.type == "cpu" else max_batch
-        self.groups = []  # (rows, capacity) of each
-        self.room = 0  # tokens that every row can still take
-        self.heads = config.num_key_value_heads, config.head_dim
-        size = 2 * max_batch * round_up(longest, BLOCK) * math.prod(self.heads)
-        options = {"dtype": model.compute_dtype, "device": model.device}
-        self.buffer = torch.zeros(config.num_hidden_layers, size, **options)
-        self.spare = torch.empty(size, **options)  # where a layer's rows wait while they move
-        self.graph = None  # on CUDA: the decoding step over these groups
+        self.unread = []  # the last of them, whose prompts are not in the cache yet
+        shape = [config.num_hidden_layers, 2, max_batch, config.num_key_value_heads]
+        shape += [round_up(longest, BLOCK), config.head_dim]
+        self.cache = torch.zeros(shape, dtype=model.compute_dtype, device=model.device)
+        self.graph, self.recorded = None, None  # on CUDA: a decoding step, and its sizes
 
     def live(self):
         return [row for row in self.rows if not row.done]
 
-    def tensors(self, buffer):
-        """The groups (2, rows, KV, capacity, hd) that lie in a layer's buffer."""
-        heads, head_dim = self.heads
-        shapes = [(2, rows, heads, capacity, head_dim) for rows, capacity in self.groups]
-        used = buffer[: sum(map(math.prod, shapes))]
-        parts = used.split([math.prod(shape) for shape in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes)]
-
-    def row_tensors(self, buffer):
-        """The same for each row: (2, KV, capacity, hd)."""
-        return list(itertools.chain(*(group.unbind(1) for group in self.tensors(buffer))))
-
-    def make_room(self):
-        """Give free places to waiting rows, drop ended rows, and let the cache grow."""
-        live, new = self.live(), []
-        free = self.max_batch - len(live)
-        if free >= self.max_batch / 8 and not self.unread:  # several prompts are read together
-            new = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
-        ended = len(self.rows) - len(live)
-        if new or (live and (ended > len(self.rows) / 8 or self.room == 0)):
-            self.unread += new
-            self.arrange(live, new)
-
-    def arrange(self, live, new):
-        """Lay out the cache anew; every row gets room until the longest has filled its block."""
-        kept = [i for i, row in enumerate(self.rows) if not row.done]
-        before = self.groups
-        self.rows = live + new
-        self.room = BLOCK - self.rows[0].length % BLOCK
-        after = []
-        for first in range(0, len(self.rows), self.group_size):
-            rows = self.rows[first : first + self.group_size]
-            after.append((len(rows), round_up(rows[0].length + self.room, 32)))
-        for layer in self.buffer if kept else ():
-            self.spare.copy_(layer)
-            self.groups = before
-            old = self.row_tensors(self.spare)
-            self.groups = after
-            for row, i, tensor in zip(live, kept, self.row_tensors(layer)):
-                tensor[:, :, : row.length] = old[i][:, :, : row.length]
-        self.groups = after
-        self.graph = None
+    def refill(self):
+        """The last row takes the place of one that ended; waiting rows take what is free."""
+        for place in reversed(range(len(self.rows))):
+            if self.rows[place].done:
+                last = self.rows.pop()
+                if not last.done:
+                    used = self.cache[:, :, :, :, : last.length]
+                    used[:, :, place] = used[:, :, len(self.rows)]
+                    self.rows[place] = last
+        free = self.max_batch - len(self.rows)
+        if free >= self.max_batch / 8:  # several prompts are read together
+            self.unread = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+            self.rows += self.unread
 
     def step(self):
         """One forward pass: read some prompts, or add a token to every row.
 
         Returns [(rows, their hidden states (rows, d))], which the next tokens come from.
         """
-        self.make_room()
+        if not self.unread:
+            self.refill()
         if self.unread:
             rows, self.unread = self.unread[:PREFILL], self.unread[PREFILL:]
             return [(rows, self.prefill(rows))]
-        live = self.live()
-        if not live:
+        if not self.rows:
             idle_pass(self.model)
             return []
         tokens = [row.ids[-1] for row in self.rows]
         lengths = [row.length for row in self.rows]
-        h = self.decode(torch.tensor([tokens, lengths], device=self.model.device))
-        h = h[[not row.done for row in self.rows]]
-        self.room -= 1
-        for row in live:
+        h = self.decode(tokens, lengths)
+        for row in self.rows:
             row.length += 1
         # The logits of 128 rows reuse memory that those of more would have to ask for.
-        return [(live[i : i + 128], h[i : i + 128]) for i in range(0, len(live), 128)]
+        parts = range(0, len(self.rows), 128)
+        return [(self.rows[i : i + 128], h[i : i + 128]) for i in parts]
 
     def prefill(self, rows):
         """Read the prompts of rows; hidden states (n, d) at their ends."""
         longest = max(row.length for row in rows)
         ids = [row.prompt + [0] * (longest - row.length) for row in rows]  # padding is not seen
-
         first = self.rows.index(rows[0])
+        places = self.cache[:, :, first : first + len(rows), :, :longest]
 
         def attend(layer, q, k, v):  # q (n, H, T, hd), k and v (n, KV, T, hd)
-            places = self.row_tensors(self.buffer[layer])[first:]
-            for row, place, keys, values in zip(rows, places, k, v):
-                place[0, :, : row.length] = keys[:, : row.length]
-                place[1, :, : row.length] = values[:, : row.length]
+            places[layer, 0], places[layer, 1] = k, v
             return causal_attention(q, k, v, self.model.config.sliding_window[layer])
 
         h = self.model.hidden(torch.tensor(ids, device=self.model.device), attend=attend)
         return h[range(len(rows)), [row.length - 1 for row in rows]]
 
-    def decode(self, given):
-        """Add a token to every row: given (2, R), tokens and lengths -> hidden states (R, d).
+    def decode(self, tokens, lengths):
+        """Add a token to every row: lists -> hidden states (R, d).
 
         On CUDA the step is recorded as a graph, for launching its kernels takes longer than
-        running them.
+        running them; a graph serves up to 64 rows more, and until the cache needs a block more.
         """
-        if given.device.type != "cuda" or parallel.together:
-            return self.decode_eagerly(given)
-        if self.graph is None:
-            self.given = given.clone()
-            self.decode_eagerly(self.given)  # kernels are chosen before the recording
+        n, capacity = len(tokens), round_up(max(lengths) + 1, BLOCK)
+        if self.model.device.type != "cuda" or parallel.together:
+            given = torch.tensor([tokens, lengths], device=self.model.device)
+            return self.decode_eagerly(given, capacity)
+        sizes = min(self.max_batch, round_up(n, 64)), capacity
+        padding = [0] * (sizes[0] - n)  # writes in places that no row has
+        given = torch.tensor([tokens + padding, lengths + padding], device=self.model.device)
+        if self.recorded != sizes:
+            self.given = given
+            self.decode_eagerly(given, capacity)  # kernels are chosen before the recording
             torch.cuda.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
+            self.graph, self.recorded = torch.cuda.CUDAGraph(), sizes
             with torch.cuda.graph(self.graph):
-                self.out = self.decode_eagerly(self.given)
+                self.out = self.decode_eagerly(self.given, capacity)
         self.given.copy_(given)
         self.graph.replay()
-        return self.out
+        return self.out[:n]
 
-    def decode_eagerly(self, given):
+    def decode_eagerly(self, given, capacity):
         tokens, lengths = given
         windows = self.model.config.sliding_window
-        biases = {window: self.biases(lengths, window) for window in {*windows}}
+        seen = {window: kernels.visible(lengths, capacity, window) for window in {*windows}}
+        cache = self.cache[:, :, : len(tokens), :, :capacity]
 
         def attend(layer, q, k, v):  # q (R, H, 1, hd), k and v (R, KV, 1, hd)
-            q = q.unflatten(1, (k.shape[1], -1))[:, :, :, 0] * q.shape[-1] ** -0.5
-            k, v = k[:, :, 0], v[:, :, 0]
-            split = [t.split(self.group_size) for t in (q, k, v, lengths)]
-            groups = self.tensors(self.buffer[layer])
-            out = []
-            for cache, bias, q, k, v, at in zip(groups, biases[windows[layer]], *split):
-                keys, values = cache
-                rows = torch.arange(len(at), device=at.device)
-                keys[rows, :, at] = k
-                values[rows, :, at] = v
-                scores = q @ keys.transpose(2, 3) + bias  # (rows, KV, H / KV, capacity)
-                out.append(scores.softmax(-1) @ values)
-            return torch.cat(out).flatten(1, 2)[:, :, None]
+            q = q.unflatten(1, (k.shape[1], -1))[:, :, :, 0]  # (R, KV, H / KV, hd)
+            window = windows[layer]
+            sees = lengths, window, seen[window]
+            y = kernels.attend(q, k[:, :, 0], v[:, :, 0], *cache[layer], *sees)
+            return y.flatten(1, 2)[:, :, None]
 
         return self.model.hidden(tokens[:, None], lengths[:, None], attend)[:, 0]
-
-    def biases(self, lengths, window):
-        """0 where a row sees a place of the cache, else -inf: (rows, 1, 1, capacity) a group."""
-        out = []
-        for (_, capacity), at in zip(self.groups, lengths.split(self.group_size)):
-            distance = at[:, None] - torch.arange(capacity, device=at.device)
-            visible = (distance >= 0) & (distance < (window or math.inf))
-            bias = torch.where(visible, 0, -math.inf).to(self.buffer.dtype)
-            out.append(bias[:, None, None])
-        return out
 
 
 def round_up(n, to):
@@ -285,24 +231,24 @@ def generate(
     responses = [None] * len(prompts)
     start, written = time.perf_counter(), 0
     bar = parallel.bar(len(prompts), progress, "prompt")
-    while parallel.most(len(batch.waiting) + len(batch.live())):
-        for rows, h in batch.step():
-            logits = model.head(h)  # (rows, vocab) float32
-            uniform = [row.random.random() for row in rows] if temperature else []
-            tokens = sample_token(logits, temperature, uniform)
-            logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
-                row.ids.append(token)
-                row.logprob += logprob
-                if token in tokenizer.stop_ids or len(row.ids) == max_new_tokens:
-                    row.done = True
-                    row.length = 0  # until it is dropped, it overwrites its own place 0
-                    responses[row.index] = row.response(tokenizer)
-                    on_done(row.index, responses[row.index])
-                    bar.update()
-            written += len(rows)
-            rate = written / (time.perf_counter() - start)
-            bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+    with kernels.packed(model):
+        while parallel.most(len(batch.waiting) + len(batch.live())):
+            for rows, h in batch.step():
+                logits = model.head(h)  # (rows, vocab) float32
+                uniform = [row.random.random() for row in rows] if temperature else []
+                tokens = sample_token(logits, temperature, uniform)
+                logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+                for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
+                    row.ids.append(token)
+                    row.logprob += logprob
+                    if token in tokenizer.stop_ids or len(row.ids) == max_new_tokens:
+                        row.done = True
+                        responses[row.index] = row.response(tokenizer)
+                        on_done(row.index, responses[row.index])
+                        bar.update()
+                written += len(rows)
+                rate = written / (time.perf_counter() - start)
+                bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
     bar.close()
     return responses
 
@@ -379,18 +325,19 @@ def logprobs(model, prompts, continuations):
             raise InputError(f"pair {i} has {len(text) + 1} tokens; shorten it to 2 to {most + 1}")
     out = [0.0] * len(texts)
     budget = 768 if model.device.type == "cpu" else 4096  # attention grows with its square
-    for group in parallel.in_step(passes(texts, budget)):
-        if group is None:
-            idle_pass(model)
-            continue
-        h, places = read_texts(model, [texts[i] for i in group])
-        lengths = [len(continuations[i]) for i in group]
-        predicting = [place[len(place) - n :] for place, n in zip(places, lengths)]
-        targets = torch.tensor([*itertools.chain(*(continuations[i] for i in group))])
-        losses = []
-        for at, target in zip(torch.cat(predicting).split(128), targets.split(128)):
-            logits = model.head(h[at.to(h.device)])
-            losses.append(F.cross_entropy(logits, target.to(h.device), reduction="none"))
-        for i, values in zip(group, torch.cat(losses).double().split(lengths)):
-            out[i] = -values.sum().item()
+    with kernels.packed(model):
+        for group in parallel.in_step(passes(texts, budget)):
+            if group is None:
+                idle_pass(model)
+                continue
+            h, places = read_texts(model, [texts[i] for i in group])
+            lengths = [len(continuations[i]) for i in group]
+            predicting = [place[len(place) - n :] for place, n in zip(places, lengths)]
+            targets = torch.tensor([*itertools.chain(*(continuations[i] for i in group))])
+            losses = []
+            for at, target in zip(torch.cat(predicting).split(128), targets.split(128)):
+                logits = model.head(h[at.to(h.device)])
+                losses.append(F.cross_entropy(logits, target.to(h.device), reduction="none"))
+            for i, values in zip(group, torch.cat(losses).double().split(lengths)):
+                out[i] = -values.sum().item()
     return out
