@@ -58,7 +58,7 @@ def say(text):
 
 def bar(total, name, unit):
     """A progress bar, from one process for all; none without a name."""
-    return tqdm(total=total, desc=name, unit=unit, disable=name is None or not is_main)
+    return tqdm(total=total, desc=name, unit=unit, disable=not (total and name and is_main))
 
 
 def mine(items):

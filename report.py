@@ -112,6 +112,9 @@ def read_candidates(path):
                 found[LOGPROB][source].append(logprob / tokens)
                 reason = row[source].get("reason", "not judged").partition(":")[0]
                 found.setdefault(f"verdict: {reason}", Counter())[source] += 1
+                if source != "gold":
+                    engine = row[source].get("engine", "s3ft.py")
+                    found.setdefault(f"made by {engine}", Counter())[source] += 1
     return found
 
 

@@ -28,6 +28,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # on a busy machine, waiting th
 import torch
 
 import evaluate
+import exchange
 import judges
 import kernels
 import model as llama
@@ -70,10 +71,20 @@ def select(model, tokenizer, examples, judge, options):
         journal.add(example.id, messages=example.messages, gold=example.gold, gold_ids=ids)
     journal.sync()
 
+    limit = options.max_new_tokens
+
     def ask(source, wanted, **more):
-        limit = options.max_new_tokens
         generate_and_judge(model, tokenizer, journal, source, wanted, judge, limit, **more)
 
+    request = functools.partial(paraphrase_request, wording=options.wording)
+    if options.import_responses:
+        requests = [("own", e, e.messages) for e in examples]
+        requests += [("paraphrase", e, request(e)) for e in examples]
+        exchange.read_responses(options.import_responses, requests, journal, tokenizer, limit)
+    if options.export_requests:
+        for source in ("own", "paraphrase"):  # what another engine has made already is judged
+            ask(source, [e for e in examples if source in journal.rows[e.id]])
+        return export(tokenizer, examples, journal, request, options)
     sources = set().union(*(METHODS[method] for method in options.method))
     if "own" in sources:  # ŷ = M(x)
         ask("own", examples)
@@ -81,11 +92,24 @@ def select(model, tokenizer, examples, judge, options):
             ask(f"sample {k}", examples, temperature=TEMPERATURE, seed=options.seed + k)
     if "paraphrase" in sources:  # ỹ = M([x; y])
         needed = [e for e in examples if needs_paraphrase(journal.rows[e.id], options)]
-        request = functools.partial(paraphrase_request, wording=options.wording)
         ask("paraphrase", needed, messages_of=request)
     add_logprobs(model, tokenizer, examples, journal)
     journal.compact([example.id for example in examples])
     return [journal.rows[example.id] for example in examples]
+
+
+def export(tokenizer, examples, journal, request, options):
+    """Write requests for what is missing to --export-requests; returns their numbers."""
+    rows = journal.rows
+    own = [(e, e.messages) for e in examples if "own" not in rows[e.id]]
+    wanted = [e for e in examples if "paraphrase" not in rows[e.id]]
+    paraphrases = [(e, request(e)) for e in wanted if needs_paraphrase(rows[e.id], options)]
+    more = tokenizer, options.ckpt.name, options.max_new_tokens
+    counts = {}
+    for source, requests in ("own", own), ("paraphrase", paraphrases):
+        counts[source] = exchange.write_requests(options.export_requests, source, requests, *more)
+    say(f"{options.export_requests}: requests for {counts}; --import-responses takes the answers")
+    return counts
 
 
 def needs_paraphrase(row, options):
@@ -112,6 +136,8 @@ def add_logprobs(model, tokenizer, examples, journal):
         for source in ("gold", "paraphrase"):
             if source in row and f"{source}_logprob" not in row:
                 todo.append((example, source))
+        if "own" in row and row["own"]["logprob"] is None:  # another engine's
+            todo.append((example, "own"))
 
     def prompt_and_text(item):
         example, source = item
@@ -119,7 +145,11 @@ def add_logprobs(model, tokenizer, examples, journal):
         return [(tokenizer.prompt_ids(example.messages), ids)]
 
     for (example, source), values in evaluate.score(model, todo, prompt_and_text, "score"):
-        journal.add(example.id, **{f"{source}_logprob": values[0]})
+        if source == "own":
+            own = {**journal.rows[example.id]["own"], "logprob": values[0]}
+            journal.add(example.id, own=own)
+        else:
+            journal.add(example.id, **{f"{source}_logprob": values[0]})
     journal.sync()
 
 
@@ -230,6 +260,8 @@ def run(options):
     targets, counts = {}, {}
     if not options.eval_only:
         rows = select(base, tokenizer, train_set, train_judge, options)
+        if options.export_requests:
+            return {"run": str(options.out), "task": options.task, "requests": rows}
         for method in options.method:
             targets[method] = build_targets(rows, method, options)
             counts[method] = count_sources(targets[method])
@@ -437,6 +469,7 @@ def show(targets, tokenizer, n):
 FREE = (  # options on which no result depends, save by rounding: a run may go on with others
     *("out", "method", "seeds", "show", "eval_only", "device", "unsafe_code", "micro_tokens"),
     *("bench", "bench_data", "bench_limit", "fsdp", "recompute", "lock"),
+    *("export_requests", "import_responses"),
 )
 
 
@@ -491,6 +524,8 @@ def parse(argv=None):
     add("eval-limit", "test on so many examples, a seeded choice", size)
     add("validate", "test on this share of the training examples instead", number(float, 0, 1))
     flag("eval-only", "score the checkpoint and stop")
+    add("export-requests", "write prompts for another engine into this folder and stop", Path)
+    add("import-responses", "JSONL with an engine's responses (form: exchange.py)", Path)
     known = benchmarks.LOADERS
     add("bench", f"general benchmarks, of {', '.join(known)}", names(known), [])
     add("bench-limit", "items of each benchmark, a seeded choice", size)

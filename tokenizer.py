@@ -93,6 +93,7 @@ class Tokenizer:
         elif isinstance(source, list):
             source = {entry["name"]: entry["template"] for entry in source}["default"]
         self.template = self.compile_template(source)
+        self.has_switch = "enable_thinking" in source
         self.control, self.spelled_out = {}, re.compile("(?!)")  # until the frame is read
 
         self.stop_ids = {self.tok.token_to_id(self.names.get("eos_token", ""))}
