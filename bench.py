@@ -205,7 +205,7 @@ def our_generate(job):
 
     model, tokenizer = our_model(job)
     if job["device"] == "cpu":
-        say(kernels.enable(model.compute_dtype))
+        say(kernels.enable(model))
     if tokenizer is None or job.get("endless"):
         tokenizer = SimpleNamespace(stop_ids=set(), decode=lambda ids: "")
     sampler.generate(model, tokenizer, job["prompts"][:2], 4)  # warm

@@ -162,7 +162,8 @@ class Linear(nn.Linear):
 
     def __init__(self, size_in, size_out, bias=False):
         super().__init__(size_in, size_out, bias)
-        self.lora_A = self.lora_B = self.packed = None
+        self.lora_A = self.lora_B = None
+        self.packed = None  # the weight as oneDNN multiplies it, if it stays as it is
 
     def forward(self, x):
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -302,6 +303,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32  # of activations; weights are cast to it
+        self.kernels = None  # what is compiled for generation
         self.recompute = False  # in training: keep the inputs of layers alone
         self.model = nn.Module()
         self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)

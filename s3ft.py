@@ -245,7 +245,7 @@ def run(options):
     """Candidates, targets, arms, scores and the report of one run directory; its figures."""
     train_set, test_set = load_task(options)
     items = load_benchmarks(options)
-    base, tokenizer = load_model(options.ckpt, options)
+    base, tokenizer = load_to_generate(options.ckpt, options)
     eval_judge = named_judge(options.eval_judge, base, tokenizer, options)
     train_judge = eval_judge
     if options.judge != options.eval_judge:
@@ -274,7 +274,7 @@ def run(options):
         for method in targets:
             arm = method if seed == options.seed else f"{method}.{seed}"
             fine_tune(targets[method], arm, seed, options)
-            model, tokenizer = load_model(options.out / arm / "model", options)
+            model, tokenizer = load_to_generate(options.out / arm / "model", options)
             scores = score_arm(arm, model, tokenizer, test_set, eval_judge, items, options)
     if parallel.is_main:
         say(report.text(report.write(options.out)))
@@ -367,23 +367,23 @@ def load_model(path, options, dtype=None):
     dtype = dtype or options.dtype
     shard = shard if options.fsdp else None
     model, tokenizer = llama.load(path, dtype, parallel.device, shard)
-    if parallel.device == "cpu" and model.config.hidden_size >= 512:  # less is quick anyway
-        enable_kernels(options.dtype)
     tokenizer.thinks = options.think
     return model, tokenizer
 
 
-@functools.cache
-def enable_kernels(dtype):
-    """Once in a run."""
-    say(f"kernels: {kernels.enable(dtype)}")
+def load_to_generate(path, options):
+    """A model that is not trained, and so may take what is faster; small ones are quick anyway."""
+    model, tokenizer = load_model(path, options)
+    if parallel.device == "cpu" and not options.fsdp and model.config.hidden_size >= 512:
+        say(f"{path}: {kernels.enable(model)}")
+    return model, tokenizer
 
 
 def named_judge(name, base, tokenizer, options):
     """The judge of that name: a function (response, example) -> Verdict."""
     kind, _, path = name.partition(":")
     if kind == "model":
-        return judges.by_model(*(load_model(path, options) if path else (base, tokenizer)))
+        return judges.by_model(*(load_to_generate(path, options) if path else (base, tokenizer)))
     if kind == "code":
         layers = sandbox.require(options.unsafe_code)
         say(f"generated programs run under: {', '.join(layers)}")

@@ -161,7 +161,8 @@ class Batch:
             q = q.unflatten(1, (k.shape[1], -1))[:, :, :, 0]  # (R, KV, H / KV, hd)
             window = windows[layer]
             sees = lengths, window, seen[window]
-            y = kernels.attend(q, k[:, :, 0], v[:, :, 0], *cache[layer], *sees)
+            given = q, k[:, :, 0], v[:, :, 0], *cache[layer], *sees
+            y = kernels.attend(self.model.kernels, *given)
             return y.flatten(1, 2)[:, :, None]
 
         return self.model.hidden(tokens[:, None], lengths[:, None], attend)[:, 0]
@@ -231,24 +232,23 @@ def generate(
     responses = [None] * len(prompts)
     start, written = time.perf_counter(), 0
     bar = parallel.bar(len(prompts), progress, "prompt")
-    with kernels.packed(model):
-        while parallel.most(len(batch.waiting) + len(batch.live())):
-            for rows, h in batch.step():
-                logits = model.head(h)  # (rows, vocab) float32
-                uniform = [row.random.random() for row in rows] if temperature else []
-                tokens = sample_token(logits, temperature, uniform)
-                logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-                for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
-                    row.ids.append(token)
-                    row.logprob += logprob
-                    if token in tokenizer.stop_ids or len(row.ids) == max_new_tokens:
-                        row.done = True
-                        responses[row.index] = row.response(tokenizer)
-                        on_done(row.index, responses[row.index])
-                        bar.update()
-                written += len(rows)
-                rate = written / (time.perf_counter() - start)
-                bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+    while parallel.most(len(batch.waiting) + len(batch.live())):
+        for rows, h in batch.step():
+            logits = model.head(h)  # (rows, vocab) float32
+            uniform = [row.random.random() for row in rows] if temperature else []
+            tokens = sample_token(logits, temperature, uniform)
+            logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
+                row.ids.append(token)
+                row.logprob += logprob
+                if token in tokenizer.stop_ids or len(row.ids) == max_new_tokens:
+                    row.done = True
+                    responses[row.index] = row.response(tokenizer)
+                    on_done(row.index, responses[row.index])
+                    bar.update()
+            written += len(rows)
+            rate = written / (time.perf_counter() - start)
+            bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
     bar.close()
     return responses
 
@@ -325,19 +325,18 @@ def logprobs(model, prompts, continuations):
             raise InputError(f"pair {i} has {len(text) + 1} tokens; shorten it to 2 to {most + 1}")
     out = [0.0] * len(texts)
     budget = 768 if model.device.type == "cpu" else 4096  # attention grows with its square
-    with kernels.packed(model):
-        for group in parallel.in_step(passes(texts, budget)):
-            if group is None:
-                idle_pass(model)
-                continue
-            h, places = read_texts(model, [texts[i] for i in group])
-            lengths = [len(continuations[i]) for i in group]
-            predicting = [place[len(place) - n :] for place, n in zip(places, lengths)]
-            targets = torch.tensor([*itertools.chain(*(continuations[i] for i in group))])
-            losses = []
-            for at, target in zip(torch.cat(predicting).split(128), targets.split(128)):
-                logits = model.head(h[at.to(h.device)])
-                losses.append(F.cross_entropy(logits, target.to(h.device), reduction="none"))
-            for i, values in zip(group, torch.cat(losses).double().split(lengths)):
-                out[i] = -values.sum().item()
+    for group in parallel.in_step(passes(texts, budget)):
+        if group is None:
+            idle_pass(model)
+            continue
+        h, places = read_texts(model, [texts[i] for i in group])
+        lengths = [len(continuations[i]) for i in group]
+        predicting = [place[len(place) - n :] for place, n in zip(places, lengths)]
+        targets = torch.tensor([*itertools.chain(*(continuations[i] for i in group))])
+        losses = []
+        for at, target in zip(torch.cat(predicting).split(128), targets.split(128)):
+            logits = model.head(h[at.to(h.device)])
+            losses.append(F.cross_entropy(logits, target.to(h.device), reduction="none"))
+        for i, values in zip(group, torch.cat(losses).double().split(lengths)):
+            out[i] = -values.sum().item()
     return out
