@@ -381,7 +381,7 @@ def openvino_generate(job):
 
 
 def vllm_generate(job):
-    """vLLM without its cache of prompts. Its engine is another process, so its peak is not known: 0."""
+    """vLLM without its cache of prompts. Its engine is another process: its peak is not known."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GB
     import vllm
 

@@ -47,6 +47,8 @@ def leave(code, words=""):
         print(f"s3ft.py: {words}", file=sys.stderr)
     else:
         barrier()
+        if world_size > 1:
+            dist.destroy_process_group()  # its threads may abort a process that ends before them
     sys.exit(code)
 
 
