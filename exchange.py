@@ -53,7 +53,7 @@ def read_responses(path, requests, journal, tokenizer, limit):
         seen.add(id)
         if "response" in row or row.get("error"):
             row = choice(row)
-        row.setdefault("engine", path.name)
+        row["engine"] = row.get("engine") or path.name
         return [(*place, to_response(row, place[1], tokenizer, limit)) for place in known[id]]
 
     counts = defaultdict(int)
@@ -78,7 +78,10 @@ def choice(row):
 
 
 def to_response(row, example, tokenizer, limit):
-    """A row of the file as candidates.jsonl holds it; what is longer than `limit` is cut off."""
+    """A row of the file as candidates.jsonl holds it, cut off after `limit` tokens.
+
+    Without a "finish_reason" a text has ended; token ids have, if the last one is an end token.
+    """
     ids, text, finish = (
         row.get("token_ids", row.get("ids")),
         row.get("text"),

@@ -1,7 +1,10 @@
-"""What a CPU does faster than by plain PyTorch when it generates: attention over the cache,
-compiled from kernels.c where there is a C compiler, and products by weights in oneDNN's layout.
+"""Faster generation on a CPU, if a measurement says so.
 
-    print(kernels.enable(model))  # measures, and chooses
+    print(kernels.enable(model))
+
+Attention over the cache is compiled from kernels.c where there is a C compiler. Products take
+weights that are packed, that is, laid out as oneDNN multiplies them.
+Shapes: R rows, KV key-value heads, H query heads, hd head size.
 """
 
 import ctypes
@@ -18,16 +21,16 @@ import torch.nn.functional as F
 
 import parallel
 
-CLEARLY = 1.3  # times as fast: no choice is left to chance
+CLEARLY = 1.3  # times as fast: with less, noise would choose
 COMPILE = "-O3 -march=native -ffast-math -fopenmp -fPIC -c".split()
-LINK = "-shared -fopenmp".split()  # with -ffast-math, the whole process would lose tiny numbers
+LINK = "-shared -fopenmp".split()  # -ffast-math here would make the process flush denormals
 pack = torch.ops.mkldnn._reorder_linear_weight
 
 
 def enable(model):
-    """Let a model whose weights stay as they are use what is faster here; returns what was found.
+    """Let a model that is never trained use what is faster here; returns a line for the user.
 
-    Packed weights are held beside the others, if a quarter of the free memory is enough for them.
+    Packed weights stay beside the plain ones. They may take a quarter of the free memory.
     """
     model.kernels, packs, words = choose(model.compute_dtype, model.config.head_dim)
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and packs]
@@ -48,18 +51,20 @@ def choose(dtype, head_dim):
     packing, words = gain > CLEARLY, f"products by packed weights {gain:.1f} times as fast"
     try:
         library = build(dtype, head_dim)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return None, packing, f"{words}; attention is PyTorch's, for nothing compiles: {error}"
-    lengths, (keys, values) = torch.arange(32) + 200, draw(2, 32, 3, 256, head_dim)
+    except OSError as error:
+        words += f"; attention is PyTorch's: {error}; install gcc, or name a compiler as CC"
+        return None, packing, words
+
     q, k, v = draw(32, 3, 3, head_dim), draw(32, 3, head_dim), draw(32, 3, head_dim)
+    keys, values = draw(2, 32, 3, 256, head_dim)
+    lengths = torch.arange(32) + 200
     given = q, k, v, keys, values, lengths, None, visible(lengths, 256, None)
     old, new = (functools.partial(attend, each, *given) for each in (None, library))
     gain, apart = speedup(old, new), (old() - new()).abs().max().item()
     if gain < CLEARLY or apart > 20 * torch.finfo(dtype).eps:
         library = None
-    words += f", compiled attention {gain:.1f} times, "
-    words += f"{apart:.0e} apart; used from {CLEARLY} on"
-    return library, packing, words
+    words += f", compiled attention {gain:.1f} times, {apart:.0e} apart"
+    return library, packing, f"{words}; used from {CLEARLY} on"
 
 
 @torch.no_grad()
@@ -74,14 +79,19 @@ def speedup(old, new):
 
 
 def build(dtype, head_dim):
-    """The compiled library. OSError or CalledProcessError where that fails."""
-    run = functools.partial(subprocess.run, check=True, capture_output=True)
-    compiler, source = os.environ.get("CC", "cc"), str(Path(__file__).with_name("kernels.c"))
+    """The library compiled for these sizes. OSError says why there is none."""
+    compiler = os.environ.get("CC", "cc")
+    source = str(Path(__file__).with_name("kernels.c"))
     sizes = f"-DHD={head_dim}", f"-DBF16={int(dtype == torch.bfloat16)}"
     with tempfile.TemporaryDirectory() as folder:
         compiled, linked = f"{folder}/kernels.o", f"{folder}/kernels.so"
-        run([compiler, *COMPILE, *sizes, source, "-o", compiled])
-        run([compiler, *LINK, compiled, "-lm", "-o", linked])
+        for command in (
+            [compiler, *COMPILE, *sizes, source, "-o", compiled],
+            [compiler, *LINK, compiled, "-lm", "-o", linked],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise OSError(f"{compiler} fails ({done.stderr.strip()[-200:]!r})")
         return ctypes.CDLL(linked)
 
 

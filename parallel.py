@@ -48,7 +48,7 @@ def leave(code, words=""):
     else:
         barrier()
         if world_size > 1:
-            dist.destroy_process_group()  # its threads may abort a process that ends before them
+            dist.destroy_process_group()  # else its threads may abort the ending process
     sys.exit(code)
 
 

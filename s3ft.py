@@ -81,11 +81,11 @@ def select(model, tokenizer, examples, judge, options):
         requests = [("own", e, e.messages) for e in examples]
         requests += [("paraphrase", e, request(e)) for e in examples]
         exchange.read_responses(options.import_responses, requests, journal, tokenizer, limit)
+    sources = set().union(*(METHODS[method] for method in options.method))
     if options.export_requests:
         for source in ("own", "paraphrase"):  # what another engine has made already is judged
             ask(source, [e for e in examples if source in journal.rows[e.id]])
-        return export(tokenizer, examples, journal, request, options)
-    sources = set().union(*(METHODS[method] for method in options.method))
+        return export(tokenizer, examples, journal, sources, request, options)
     if "own" in sources:  # ŷ = M(x)
         ask("own", examples)
         for k in range(1, options.samples + 1):
@@ -98,10 +98,11 @@ def select(model, tokenizer, examples, judge, options):
     return [journal.rows[example.id] for example in examples]
 
 
-def export(tokenizer, examples, journal, request, options):
-    """Write requests for what is missing to --export-requests; returns their numbers."""
+def export(tokenizer, examples, journal, sources, request, options):
+    """Write requests for what the methods still lack; returns their numbers {source: count}."""
     rows = journal.rows
-    own = [(e, e.messages) for e in examples if "own" not in rows[e.id]]
+    lacking = [e for e in examples if "own" in sources and "own" not in rows[e.id]]
+    own = [(e, e.messages) for e in lacking]
     wanted = [e for e in examples if "paraphrase" not in rows[e.id]]
     paraphrases = [(e, request(e)) for e in wanted if needs_paraphrase(rows[e.id], options)]
     more = tokenizer, options.ckpt.name, options.max_new_tokens
@@ -572,6 +573,8 @@ def fill_defaults(options):
             rule = options.judge  # a model scores only rows that have nothing for a rule
     else:
         raise InputError(f"--task {options.task}: neither FILE.jsonl nor {', '.join(TASKS)}")
+    if options.eval_only and (options.export_requests or options.import_responses):
+        raise InputError("--eval-only asks for no candidates; leave it, or the other option, out")
     options.eval_judge = rule
     options.judge = options.judge or rule
     kind, colon, _ = options.judge.partition(":")

@@ -25,7 +25,7 @@ import parallel
 from files import InputError
 from model import causal_attention, repeat_heads
 
-BLOCK = 64  # attention reads so many places of the cache more, or none
+BLOCK = 64  # the cache is read in multiples of so many places
 PREFILL = 16  # prompts that one pass reads: of similar length, so that little is padding
 
 
