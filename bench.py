@@ -395,7 +395,7 @@ def vllm_generate(job):
     results = model.generate(prompts, sampling, use_tqdm=False)
     seconds = time.perf_counter() - start
     found = generated(seconds, [list(result.outputs[0].token_ids) for result in results])
-    return {**found, "peak": 0.0}
+    return {**found, "peak": None}
 
 
 def peer_train(job):
@@ -613,10 +613,11 @@ class Bench:
             if p:
                 theirs = p["tokens"] / p["seconds"]
                 equal = sum(map(list.__eq__, p["ids"], r["ids"]))
+                memory = f"peak {p['peak']:.1f} GB" if p["peak"] else "peak not known"
                 self.note(
                     "generate",
-                    f"{name}: {theirs:.0f} tokens/s, peak {p['peak']:.1f} GB; ours is "
-                    f"{rate / theirs:.2f} ×; {equal} of {len(r['ids'])} responses are ours",
+                    f"{name}: {theirs:.0f} tokens/s, {memory}; ours is {rate / theirs:.2f} ×; "
+                    f"{equal} of {len(r['ids'])} responses are ours",
                     **{name: theirs, f"{name}, equal": equal},
                 )
 

@@ -74,7 +74,8 @@ def choice(row):
     body = row["response"]["body"]
     first = body["choices"][0]
     found = {"text": first["message"]["content"], "finish_reason": first.get("finish_reason")}
-    return {**found, "engine": body["model"]} if body.get("model") else found
+    # The model's name says less than a fingerprint such as "vllm-0.32.0-0430ae2e".
+    return {**found, "engine": body.get("system_fingerprint") or body.get("model")}
 
 
 def to_response(row, example, tokenizer, limit):
