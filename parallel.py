@@ -48,7 +48,8 @@ def leave(code, words=""):
     else:
         barrier()
         if world_size > 1:
-            dist.destroy_process_group()  # else its threads may abort the ending process
+            sys.stdout.flush()
+            os._exit(code)  # while Python ends, threads of torch's may abort the process
     sys.exit(code)
 
 
