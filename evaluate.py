@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +16,7 @@ from tqdm import tqdm
 import judges
 import parallel
 import sampler
-from data import Example, benchmarks, gsm8k
+from data import benchmarks, gsm8k, ifeval
 from files import InputError
 from journal import Journal
 from tokenizer import in_thought
@@ -109,54 +110,86 @@ def score(model, items, pairs_of, name):
 # Scores
 
 
-def evaluate(model, tokenizer, out, arm, examples, judge, items, limit):
+FREE_TEXT = {"svamp": (gsm8k, judges.numeric), "ifeval": (ifeval, ifeval.judge)}
+MOST_FOR_DRIFT = 200  # responses of the base
+
+
+def evaluate(model, tokenizer, out, arm, examples, judge, items, limit, metrics):
     """Score a model on the task's test `examples` and on the benchmarks' `items` {name: list}.
 
-    Returns {score: {n, score, low, high}}, the task's own under "task". Responses go to
-    out/arm/eval.jsonl, items to out/bench.jsonl.
+    Returns {score: {n, score, low, high}}: the judge's of the task under "task", those of
+    metrics(response, example) under "task NAME". Responses go to out/arm/eval.jsonl, items to
+    out/bench.jsonl.
     """
-    responses = answer(model, tokenizer, out / arm / "eval.jsonl", examples, judge, limit)
-    scores = {"task": estimate([int(response["correct"]) for response in responses])}
+    tables = defaultdict(list)
+
+    def collect(prefix, scores):
+        for name, value in scores.items():
+            tables[f"{prefix} {name}"] += value if isinstance(value, list) else [value]
+
+    for row in answer(model, tokenizer, out / arm / "eval.jsonl", examples, judge, limit, metrics):
+        tables["task"].append(int(row["response"]["correct"]))
+        collect("task", row["metrics"])
     journal = Journal(out / "bench.jsonl", ("model", "bench", "id"))
-    for name, of in items.items():
+    answered = examples[:MOST_FOR_DRIFT]
+    for name, of in {"drift": answered, **items}.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
-        if todo and isinstance(of[0], Example):
-            rows = add_answers(model, tokenizer, out / arm / f"{name}.jsonl", todo)
+        if name == "drift":
+            rows = add_drift(model, tokenizer, out, arm, todo)
+        elif todo and name in FREE_TEXT:
+            file = out / arm / f"{name}.jsonl"
+            rows = add_answers(model, tokenizer, file, todo, *FREE_TEXT[name])
         else:
             rows = add_choices(model, tokenizer, todo, f"{arm}: {name}")
         for item, row in rows:
             journal.add(item.id, model=arm, bench=name, **row)
         journal.sync()
-        found = [journal.rows[arm, name, item.id]["scores"] for item in of]
-        for metric in found[0]:
-            scores[f"{name} {metric}"] = estimate([row[metric] for row in found])
-    return scores
+        for item in of:
+            collect(name, journal.rows[arm, name, item.id]["scores"])
+    return {name: estimate(values) for name, values in tables.items()}
 
 
-def answer(model, tokenizer, file, examples, judge, limit):
-    """The judged response to each example; those that the journal `file` lacks are generated."""
+def answer(model, tokenizer, file, examples, judge, limit, metrics):
+    """The journal's row of each example: {response, judged, metrics}; what it lacks is made."""
     journal = Journal(file)
     generate_and_judge(model, tokenizer, journal, "response", examples, judge, limit)
+    for example in parallel.mine(examples):
+        said = judges.after_thought(journal.rows[example.id]["response"]["text"])
+        journal.add(example.id, metrics=metrics(said, example))
+    journal.sync()
     ids = [example.id for example in examples]
     journal.compact({**dict.fromkeys(ids), **journal.rows})  # others are of a larger --bench-limit
-    return [journal.rows[id]["response"] for id in ids]
+    return [journal.rows[id] for id in ids]
 
 
-def add_answers(model, tokenizer, file, examples):
+def add_answers(model, tokenizer, file, examples, task, judge):
     """Yield (example, row of bench.jsonl) of a benchmark that is answered in free text."""
-    limit = gsm8k.MAX_NEW_TOKENS
-    responses = answer(model, tokenizer, file, examples, judges.numeric, limit)
-    for example, response in parallel.mine(list(zip(examples, responses))):
-        yield (
-            example,
-            {
-                "context": example.question,
-                "choices": [],
-                "logprobs": [],
-                "response": response["text"],
-                "scores": {"acc": int(response["correct"])},
-            },
-        )
+    limit = task.MAX_NEW_TOKENS
+    rows = answer(model, tokenizer, file, examples, judge, limit, task.metrics)
+    for example, row in parallel.mine(list(zip(examples, rows))):
+        response, scores = row["response"], row["metrics"]
+        if task is gsm8k:
+            scores = {"acc": int(response["correct"]), **scores}
+        asked = {"context": example.question, "choices": [], "logprobs": []}
+        yield example, {**asked, "response": response["text"], "scores": scores}
+
+
+def add_drift(model, tokenizer, out, arm, examples):
+    """Yield (example, row of bench.jsonl): what the base's own response has lost, a token.
+
+    In nats, log p of its tokens under the base less that under this model; of the base itself it
+    shows what rounding does. RL's Razor (arXiv 2509.04259) predicts forgetting from it.
+    """
+    rows = Journal(out / "base/eval.jsonl").rows
+
+    def pair_of(example):
+        return [(tokenizer.prompt_ids(example.messages), rows[example.id]["response"]["ids"])]
+
+    for example, logprobs in score(model, examples, pair_of, f"{arm}: drift"):
+        response = rows[example.id]["response"]
+        nats = (response["logprob"] - logprobs[0]) / len(response["ids"])
+        row = {"context": example.question, "choices": [response["text"]], "logprobs": logprobs}
+        yield example, {**row, "scores": {"nats": nats}}
 
 
 def add_choices(model, tokenizer, items, name):

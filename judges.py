@@ -185,6 +185,15 @@ def label(response, example):
 
     example.check: "answer", the right label, and "labels", all of them.
     """
+    gold, named, rest = find_labels(response, example)
+    doubts = DOUBT & set(re.findall(r"\w+", rest.lower().replace("n't", " not")))
+    if named != {gold}:
+        return Verdict(False, f"another label: {sorted(named)!a:.60}")
+    return Verdict(False, f"in doubt: {min(doubts)}") if doubts else RIGHT
+
+
+def find_labels(response, example):
+    """(right label, labels that the response names, what is left of it)"""
     gold = one_spelling(example.check["answer"])
     labels = {gold, *map(one_spelling, example.check["labels"])}
     rest = response.translate(CHARACTERS) if len(response) <= LONGEST else ""
@@ -196,10 +205,7 @@ def label(response, example):
         rest, count = re.subn(alone, "", rest, flags=case)
         if count:
             named.add(each)
-    doubts = DOUBT & set(re.findall(r"\w+", rest.lower().replace("n't", " not")))
-    if named != {gold}:
-        return Verdict(False, f"another label: {sorted(named)!a:.60}")
-    return Verdict(False, f"in doubt: {min(doubts)}") if doubts else RIGHT
+    return gold, named, rest
 
 
 # Reading: a sentence has to hold a gold answer, and to add no doubt
@@ -234,6 +240,17 @@ def tokens(text):
     return [token for token in found if token not in ("a", "an", "the")] or found
 
 
+def split_sentences(text):
+    """The tokens of each sentence; "Dr. Miles R. Bronson" is no end of one."""
+    parts = re.split(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?]\s+(?=\W?[A-Z])|\n+", text)
+    return [" ".join(tokens(part)) for part in parts if tokens(part)]
+
+
+def abstentions(response):
+    """For each sentence: does it say that the question has no answer?"""
+    return [bool(ABSTAINS.search(sentence)) for sentence in split_sentences(response)]
+
+
 def reading(response, example):
     """Whether the response holds an answer of example.check["answers"]; without any, abstains."""
     answers = example.check.get("answers", [])
@@ -248,10 +265,8 @@ def reading(response, example):
     if not 0 < len(said) <= 60:
         return Verdict(False, "empty, or more than 60 words")
     golds = [gold[1:] if gold[0] in LEADING and gold[1:] else gold for gold in golds]
-    # "Dr. Miles R. Bronson" is no end of a sentence.
-    parts = re.split(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?]\s+(?=\W?[A-Z])|\n+", response)
-    sentences = [" ".join(tokens(part)) for part in parts if tokens(part)]
-    abstaining = [ABSTAINS.search(sentence) for sentence in sentences]
+    sentences = split_sentences(response)
+    abstaining = abstentions(response)
     if not golds:
         return RIGHT if all(abstaining) else Verdict(False, "no abstention")
     if any(abstaining):

@@ -19,7 +19,8 @@ from evaluate import compare, estimate
 from files import InputError, read_json, read_jsonl, write_text
 
 SOURCES = ("own", "paraphrase", "gold")
-BENCHMARKS = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "svamp acc")
+BENCHMARKS = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "winogrande acc", "svamp acc")
+IFEVAL = "ifeval prompt_level_strict_acc"  # no part of the mean, which is the paper's
 MEAN = "benchmarks, mean"
 LOGPROB = "log-probability per token"
 MEANING = """
@@ -28,6 +29,7 @@ Scores are means over test items in points of 100, with 95 % intervals: Wilson's
 drop: base minus method, mean over the benchmarks. Right alone: items that only the first, or only
 the second, got right; p is McNemar's exact test. The outcome is open unless the bootstrap interval
 leaves out 0 and p, if given, is below 0.05, without correction for the number of comparisons.
+Drift: the nats that a token of the base's own responses has lost, times 100.
 Log-probabilities are natural, under the base model, given the prompt. Losses are those of first
 seeds, in means of up to 50 equal parts; losses on different targets are not comparable."""
 STYLE = """
@@ -69,10 +71,12 @@ def summary(out):
             if chosen:
                 targets[name][source] = len(chosen)
                 examples.setdefault(source, chosen[:3])
-    scores, comparisons = score(read_items(out, Path(settings["task"]).stem), rows)
+    task = Path(settings["task"]).stem
+    scores, comparisons = score(read_items(out, task), rows)
     return {
         "settings": settings,
         "scores": scores,
+        "ranks": ranks(scores, task, rows),
         "comparisons": comparisons,
         "targets": targets,
         "candidates": read_candidates(out / "candidates.jsonl"),
@@ -124,10 +128,18 @@ def read_items(out, task):
     for path in sorted(out.glob("*/eval.jsonl")):
         for row in read_rows(path):
             if "correct" in row["response"]:
-                items[task][path.parent.name][row["id"]] = int(row["response"]["correct"])
+                scores = {task: int(row["response"]["correct"])}
+                metrics = {f"{task} {name}": x for name, x in row.get("metrics", {}).items()}
+                standard_first = metrics | scores if f"{task} f1" in metrics else scores | metrics
+                for measure, score in standard_first.items():
+                    items[measure][path.parent.name][row["id"]] = score
     for row in read_rows(out / "bench.jsonl"):
         for metric, score in row["scores"].items():
-            items[f"{row['bench']} {metric}"][row["model"]][row["id"]] = score
+            table = items[f"{row['bench']} {metric}"][row["model"]]
+            if isinstance(score, list):
+                table |= {f"{row['id']}/{k}": each for k, each in enumerate(score)}
+            else:
+                table[row["id"]] = score
     return items
 
 
@@ -152,7 +164,8 @@ def score(items, rows):
             if values:
                 scores[measure][name] = estimate(values)
     benchmarks = [measure for measure in BENCHMARKS if measure in items]
-    groups = {measure: [measure] for measure in [*items][:1] + benchmarks}
+    singles = [*items][:1] + benchmarks + [IFEVAL] * (IFEVAL in items)
+    groups = {measure: [measure] for measure in singles}
     groups[MEAN] = benchmarks
     for a, b in itertools.permutations(rows, 2):
         for name, measures in groups.items():
@@ -166,9 +179,20 @@ def score(items, rows):
     return scores, comparisons
 
 
+def ranks(scores, task, rows):
+    """{measure of the task: {order: "s3ft > sft > base"}} if it depends on the measure."""
+    found = {}
+    for measure, table in scores.items():
+        if measure.partition(" ")[0] == task and "answerable" not in measure:
+            order = sorted(set(rows) & set(table), key=lambda name: -table[name]["score"])
+            found[measure] = {"order": " > ".join(order)}
+    orders = {each["order"] for each in found.values()}
+    return found if len(orders) > 1 else {}
+
+
 def text(figures):
     """The tables for a terminal, without control characters; scores in points of 100."""
-    tables = [("scores", figures["scores"])]
+    tables = [("scores", figures["scores"]), ("the order depends on", figures["ranks"])]
     for measure, found in figures["comparisons"].items():
         tables.append((measure, {name: comparison(row) for name, row in found.items()}))
     tables += [("targets", figures["targets"]), ("candidates", figures["candidates"])]

@@ -35,7 +35,7 @@ import model as llama
 import parallel
 import report
 import sandbox
-from data import benchmarks, gsm8k, jsonl, mbpp, nq
+from data import benchmarks, gsm8k, ifeval, jsonl, mbpp, nq
 from evaluate import generate_and_judge
 from files import InputError, lock, read_json, write_json, write_jsonl
 from journal import Journal
@@ -298,11 +298,13 @@ def rate(work):
 def score_arm(arm, model, tokenizer, test_set, judge, items, options):
     """Evaluate a model; returns the scores of all arms so far, as eval.json holds them."""
     limit, out = options.max_new_tokens, options.out
-    found = evaluate.evaluate(model, tokenizer, out, arm, test_set, judge, items, limit)
+    metrics = jsonl.METRICS.get(options.eval_judge, lambda response, example: {})
+    found = evaluate.evaluate(model, tokenizer, out, arm, test_set, judge, items, limit, metrics)
     file = out / "eval.json"
     scores = read_json(file, dict) if file.exists() else {}
-    scores.setdefault(arm, {})[Path(options.task).stem] = found.pop("task")
-    scores[arm] |= found
+    name = Path(options.task).stem
+    found = {measure.replace("task", name, 1): value for measure, value in found.items()}
+    scores[arm] = scores.get(arm, {}) | found
     if parallel.is_main:
         write_json(file, scores)
     parallel.barrier()
@@ -360,6 +362,8 @@ def load_benchmarks(options):
         folder = options.bench_data / name
         found = benchmarks.load(name, folder, options.shots)
         items[name] = sample(found, options.bench_limit, options.seed)
+    if "ifeval" in items and ifeval.missing():
+        say(f"ifeval: without {', '.join(ifeval.missing())}; see data/ifeval.py")
     return items
 
 

@@ -4,7 +4,8 @@
     scores(item, sampler.logprobs(model, prompts, continuations))  # {"acc": 1}
 
 MMLU: Hendrycks et al. 2021, arXiv 2009.03300. TruthfulQA: Lin et al. 2022, arXiv 2109.07958.
-HellaSwag: Zellers et al. 2019, arXiv 1905.07830. A score's mean over all items is the harness's.
+HellaSwag: Zellers et al. 2019, arXiv 1905.07830. WinoGrande: Sakaguchi et al. 2019, arXiv
+1907.10641; the authors' dev.jsonl. A score's mean over all items is the harness's.
 """
 
 import csv
@@ -13,7 +14,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import gsm8k, some
+from data import gsm8k, ifeval, some
 from files import InputError, check_text, parse_rows, read_json, read_jsonl
 
 # What TruthfulQA has before every question.
@@ -36,24 +37,30 @@ LETTERS = [" A", " B", " C", " D"]
 
 @dataclass(frozen=True)
 class Item:
-    """A question and its choices as they are scored: a choice begins with its space."""
+    """A question and its choices as they are scored: a choice begins with its space.
+
+    context is one text, or a list of one a choice.
+    """
 
     bench: str
     id: str
-    context: str
+    context: str | list
     choices: list
     gold: list  # for each choice 1 (right) or 0
     mc1: int = 0  # TruthfulQA: the first so many choices are those of mc1, all are those of mc2
 
 
 def load(name, directory, shots=0):
-    """The Items of a benchmark, of SVAMP Examples; only MMLU takes shots, up to 5.
+    """The Items of a benchmark, of IFEval and SVAMP Examples; only MMLU takes shots, up to 5.
 
     InputError names file and row of bad rows.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise InputError(f"{directory}: not there; `python data/fetch.py {name}` downloads it")
+        mend = f"`python data/fetch.py {name}` downloads it"
+        if name == "winogrande":
+            mend = "put the authors' dev.jsonl there"
+        raise InputError(f"{directory}: not there; {mend}")
     try:
         return some(LOADERS[name](directory, shots), directory)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -122,11 +129,31 @@ def hellaswag(directory, shots):
     return parse_rows(f"{file}: row ", enumerate(rows, 1), parse)
 
 
+def winogrande(directory, shots):
+    """Two sentences that begin with one of the options each; what follows is scored."""
+
+    def parse(line, row):
+        check_text(row)
+        before, gap, after = row["sentence"].partition("_")
+        options = [row["option1"], row["option2"]]
+        if not gap or row["answer"] not in ("1", "2"):
+            raise InputError('"sentence" should hold "_", and "answer" should be "1" or "2"')
+        gold = [int(row["answer"] == "1"), int(row["answer"] == "2")]
+        contexts = [before + option for option in options]
+        return Item("winogrande", f"{file.name}:{line}", contexts, [" " + after.strip()] * 2, gold)
+
+    file = directory / "dev.jsonl"
+    return read_jsonl(file, parse)
+
+
 def svamp(directory, shots):
     return gsm8k.load_svamp(directory)
 
 
-LOADERS = {"mmlu": mmlu, "truthfulqa": truthfulqa, "hellaswag": hellaswag, "svamp": svamp}
+LOADERS = {
+    **{"mmlu": mmlu, "truthfulqa": truthfulqa, "hellaswag": hellaswag, "winogrande": winogrande},
+    **{"ifeval": ifeval.load, "svamp": svamp},
+}
 
 
 def pairs(tokenizer, item, max_seq_len):
@@ -136,10 +163,13 @@ def pairs(tokenizer, item, max_seq_len):
     max_seq_len the end is kept.
     """
     start = tokenizer.tok.encode("").ids  # a start token, if the tokenizer adds one
-    prompt = start + tokenizer.encode_text(item.context.rstrip())
+    contexts = item.context
+    if isinstance(contexts, str):
+        contexts = [contexts] * len(item.choices)
     found = []
-    for choice in item.choices:
-        ids = start + tokenizer.encode_text(item.context + choice)
+    for context, choice in zip(contexts, item.choices):
+        prompt = start + tokenizer.encode_text(context.rstrip())
+        ids = start + tokenizer.encode_text(context + choice)
         too_many = max(0, len(ids) - 1 - max_seq_len)  # the last id is not read
         continuation = ids[len(prompt) :]
         found.append((prompt[too_many:], continuation))
@@ -161,7 +191,7 @@ def scores(item, logprobs):
         right_p = [x * gold for x, gold in zip(p, item.gold)]
         mc1 = right(logprobs[: item.mc1])
         return {"mc1": mc1, "mc2": sum(right_p) / sum(p)}
-    if item.bench == "mmlu":
+    if item.bench in ("mmlu", "winogrande"):
         return {"acc": right(logprobs)}
     lengths = [len(choice) - 1 or 1e-9 for choice in item.choices]  # an empty one never wins
     per_character = [logprob / length for logprob, length in zip(logprobs, lengths)]

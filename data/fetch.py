@@ -1,6 +1,6 @@
 """Downloads data sets, as their authors publish them, and the default checkpoint.
 
-    python data/fetch.py gsm8k               # or mbpp nq squad svamp mmlu truthfulqa hellaswag
+    python data/fetch.py gsm8k               # or any other of SOURCES, below
     python data/fetch.py checkpoint ./llama  # SmolLM2-135M-Instruct, 269 MB; needs the package gguf
 
 SHA256SUMS pins every file.
@@ -33,6 +33,7 @@ SOURCES = {
     "mmlu": "https://people.eecs.berkeley.edu/~hendrycks",
     "truthfulqa": f"{GITHUB}/sylinrl/TruthfulQA/013686a06be7a7bde5bf8223943e106c7250123c/data",
     "hellaswag": f"{GITHUB}/rowanz/hellaswag/master/data",
+    "ifeval": f"{GITHUB}/google-research/google-research/master/instruction_following_eval/data",
 }
 
 # The checkpoint comes as the GGUF file that a Python package carries.

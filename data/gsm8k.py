@@ -55,3 +55,10 @@ def load_svamp(directory):
 
     file = Path(directory) / "SVAMP.json"
     return some(parse_rows(f"{file}: row ", enumerate(read_json(file, list), 1), parse), file)
+
+
+def metrics(response, example):
+    """flexible_extract: is the last number right? As in lm-evaluation-harness 0.4.13."""
+    numbers = re.findall(r"-?[$0-9.,]{2,}|-?[0-9]+", response) or ["[invalid]"]
+    said, gold = (re.sub(r"[,$]|\.$", "", text) for text in (numbers[-1], example.check["answer"]))
+    return {"flexible_extract": int(said == gold)}

@@ -16,7 +16,7 @@ import random
 from pathlib import Path
 
 import judges
-from data import Example, some, text, user
+from data import Example, gsm8k, nq, some, text, user
 from files import InputError, check_text, parse_json, parse_rows, read_bytes, read_jsonl
 
 MAX_NEW_TOKENS = 400
@@ -161,3 +161,15 @@ def split(examples, fraction, seed):
         side = test if asked(example) in held_out else train
         side.append(example)
     return train, test
+
+
+def label_metrics(response, example):
+    """label_anywhere: is the right label the only one that the response names?"""
+    gold, named, _ = judges.find_labels(response, example)
+    return {
+        "exact_match": int(judges.exact(response, example).correct),
+        "label_anywhere": int(named == {gold}),
+    }
+
+
+METRICS = {"numeric": gsm8k.metrics, "reading": nq.metrics, "label": label_metrics}  # by judge

@@ -7,10 +7,14 @@ Passages and answers stay as published.
 """
 
 import json
+import re
+import string
+from collections import Counter
 from pathlib import Path
 
 from data import Example, some, text, user
 from files import InputError, parse_rows, read_json
+from judges import abstentions
 
 JUDGE = "reading"
 MAX_NEW_TOKENS = 64
@@ -82,3 +86,38 @@ def example(id, passage, question, answers):
     question = question.strip()
     messages = user(PROMPT.format(passage=passage.strip(), question=question))
     return Example(id, messages, gold, {"answers": answers, "question": question})
+
+
+# Scores, as the official script of SQuAD 2.0 computes them
+
+
+def metrics(response, example):
+    """Exact match and F1, the best over golds; an abstention is the empty prediction.
+
+    lenient: the response holds a gold answer and abstains nowhere, or abstains somewhere. All
+    stand by themselves once more for answerable and for unanswerable questions.
+    """
+    golds = [*filter(None, map(normalise, example.check["answers"]))]
+    part = "answerable" if golds else "unanswerable"
+    abstains = abstentions(response)
+    said = [] if abstains and all(abstains) else normalise(response)
+    held = any(f" {' '.join(gold)} " in f" {' '.join(said)} " for gold in golds)
+    scores = {
+        "f1": max(f1(said, gold) for gold in golds or [[]]),
+        "exact_match": int(said in (golds or [[]])),
+        "lenient": int(held and not any(abstains) if golds else any(abstains)),
+    }
+    return scores | {f"{part} {name}": score for name, score in scores.items()}
+
+
+def normalise(text):
+    """Its words in lower case, without punctuation and articles."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def f1(said, gold):
+    if not said or not gold:
+        return int(said == gold)
+    common = (Counter(said) & Counter(gold)).total()
+    return 2 * common / (len(said) + len(gold))

@@ -118,7 +118,7 @@ def test_no_server(server, capsys, url):
 def test_the_data_sets_are_pinned():
     lines = (fetch.DATA / "SHA256SUMS").read_text().splitlines()
     pins = dict(line.split("  ")[::-1] for line in lines)
-    assert len(pins) == len(set(pins.values())) == len(lines) == 17
+    assert len(pins) == len(set(pins.values())) == len(lines) == 18
     assert {path.partition("/")[0] for path in pins} == set(fetch.SOURCES)
     assert all(len(sha256) == 64 for sha256 in pins.values())
     assert all(url.startswith("https://") for url in fetch.SOURCES.values())

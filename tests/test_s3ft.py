@@ -247,7 +247,8 @@ def test_the_whole_command(whole):
         assert target["ids"] == row["own"]["ids"] != row["gold_ids"]
     for name in ("config.json", "report.html", "sft/train.csv", "s3ft/model/config.json"):
         assert (out / name).stat().st_size > 0
-    assert len(read_rows(out / "bench.jsonl")) == 27
+    benches = [row["bench"] for row in read_rows(out / "bench.jsonl")]
+    assert benches.count("hellaswag") == 27 and benches.count("drift") == 15
     adapter = json.loads((out / "s3ft/adapter/adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"], adapter["lora_dropout"]) == (8, 16, 0.1)
     assert not list(out.rglob("*.tmp")) + list(out.rglob("state.safetensors"))
@@ -344,10 +345,19 @@ def test_eval_only_with_benchmarks(short, tmp_path):
     svamp = [{"Body": f"Ann has {n} pens.", "Question": "How many?", "Answer": n} for n in (3, 4)]
     (tmp_path / "svamp/SVAMP.json").write_text(json.dumps(svamp))
     args = ["--task", "nq", "--data", SAMPLE / "nq", *short, "--eval-only", "--eval-limit", 2]
-    found, _ = figures(*args, "--shots", 2, "--bench", "mmlu,svamp", "--bench-data", tmp_path)
+    (tmp_path / "ifeval").mkdir()
+    two = [{"prompt": "Hi", "instruction_id_list": ["a:no_comma", "a:title"], "kwargs": [{}, {}]}]
+    write_rows(tmp_path / "ifeval/input_data.jsonl", two)
+    more = ["--shots", 2, "--bench", "mmlu,svamp,ifeval", "--bench-data", tmp_path]
+    found, said = figures(*args, *more)
     assert found["targets"] == {} and found["scores"].keys() == {"base"}
     counts = {name: score["n"] for name, score in found["scores"]["base"].items()}
-    assert counts == {"nq": 2, "mmlu acc": 3, "svamp acc": 2}
+    assert {"nq": 2, "nq f1": 2, "mmlu acc": 3, "svamp acc": 2}.items() <= counts.items()
+    assert counts["ifeval prompt_level_loose_acc"] == 1
+    assert counts["ifeval inst_level_strict_acc"] == 2  # a score an instruction
+    assert abs(found["scores"]["base"]["drift nats"]["score"]) < 1e-4  # float32
+    again, _ = figures(*args, *more)
+    assert again["scores"] == found["scores"]
     items = {row["bench"]: row for row in read_rows(tmp_path / "run/bench.jsonl")}
     assert items["mmlu"]["context"].count("of dev?") == 2
     assert "Ann has" in items["svamp"]["context"]
