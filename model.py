@@ -478,8 +478,11 @@ def write_tensors(path, tensors, metadata=None):
 # LoRA
 
 
-def add_lora(model, rank, alpha, dropout, seed):
-    """Freeze the model; attach float32 adapters to all projections of its layers.
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def add_lora(model, rank, alpha, dropout, seed, on=PROJECTIONS):
+    """Freeze the model; attach float32 adapters to these projections of its layers.
 
     ΔW = alpha / rank · B A (Hu et al. 2021). A (rank, in) starts Kaiming-uniform as in PEFT,
     drawn from `seed`; B (out, rank) starts at zero. In training, dropout(x, index) is what the
@@ -487,7 +490,8 @@ def add_lora(model, rank, alpha, dropout, seed):
     """
     random = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    projections = [m for m in model.model.layers.modules() if isinstance(m, Linear)]
+    named = model.model.layers.named_modules()
+    projections = [module for name, module in named if name.split(".")[-1] in on]
     for index, module in enumerate(projections):
         A = torch.rand(rank, module.in_features, generator=random) * 2 - 1
         A = A / math.sqrt(module.in_features)

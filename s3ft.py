@@ -216,7 +216,7 @@ def fine_tune(targets, arm, seed, options):
     model.recompute = options.recompute
     dropout = RowDropout(LORA_DROPOUT)
     if not options.full:
-        llama.add_lora(model, options.lora_rank, LORA_ALPHA, dropout, seed)
+        llama.add_lora(model, options.lora_rank, LORA_ALPHA, dropout, seed, options.lora_on)
     train(
         model,
         [Row(tokenizer.prompt_ids(target["messages"]), target["ids"]) for target in targets],
@@ -541,6 +541,8 @@ def parse(argv=None):
     add("lr", "peak learning rate (default: 2e-4, with --full 1e-5)", number(float, 0))
     add("batch", "examples of an optimiser step", size, 8)
     add("lora-rank", "rank of the adapters", size, 8)
+    known = llama.PROJECTIONS
+    add("lora-on", "projections with adapters (default: all)", names(known), [*known])
     flag("full", "train all weights instead of LoRA")
     add("micro-tokens", "tokens of a forward pass in training", size)
     flag("recompute", "in training keep the inputs of layers alone: less memory, more time")

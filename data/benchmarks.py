@@ -156,6 +156,12 @@ LOADERS = {
 }
 
 
+def contexts(item):
+    """The context of each choice."""
+    several = isinstance(item.context, list)
+    return item.context if several else [item.context] * len(item.choices)
+
+
 def pairs(tokenizer, item, max_seq_len):
     """[(prompt ids, continuation ids)] of the choices, cut as the harness cuts them.
 
@@ -163,11 +169,8 @@ def pairs(tokenizer, item, max_seq_len):
     max_seq_len the end is kept.
     """
     start = tokenizer.tok.encode("").ids  # a start token, if the tokenizer adds one
-    contexts = item.context
-    if isinstance(contexts, str):
-        contexts = [contexts] * len(item.choices)
     found = []
-    for context, choice in zip(contexts, item.choices):
+    for context, choice in zip(contexts(item), item.choices):
         prompt = start + tokenizer.encode_text(context.rstrip())
         ids = start + tokenizer.encode_text(context + choice)
         too_many = max(0, len(ids) - 1 - max_seq_len)  # the last id is not read

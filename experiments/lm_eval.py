@@ -1,7 +1,7 @@
 """Do our benchmarks agree, item by item, with lm-evaluation-harness 0.4.13?
 
     python -m pip install lm_eval==0.4.13 transformers
-    python experiments/lm_eval.py CKPT [--data DIR] [--items 100] [--shots 0]
+    python experiments/lm_eval.py CKPT [--data DIR] [--items 100] [--bench NAME …]
 
 The harness runs its own tasks on the same rows in float32. Only its download is replaced: it reads
 the files of data/fetch.py. Prints a line of JSON for each benchmark: items whose texts are equal,
@@ -29,6 +29,7 @@ HARNESS_TASKS = {  # {benchmark: {our score: task of the harness}}; mmlu has one
     "mmlu": {"acc": None},
     "truthfulqa": {"mc1": "truthfulqa_mc1", "mc2": "truthfulqa_mc2"},
     "hellaswag": {"acc": "hellaswag", "acc_norm": "hellaswag"},
+    "winogrande": {"acc": "winogrande"},
 }
 
 
@@ -66,7 +67,13 @@ def hellaswag_rows(data, _):
     return {"train": rows[:1], "validation": rows}
 
 
+def winogrande_rows(data, _):
+    rows = [row for _, row in read_jsonl(data / "winogrande/dev.jsonl")]
+    return {"train": rows[:1], "validation": rows}
+
+
 ROWS = {
+    "allenai/winogrande": winogrande_rows,
     "cais/mmlu": mmlu_rows,
     "truthfulqa/truthful_qa": truthfulqa_rows,
     "Rowan/hellaswag": hellaswag_rows,
@@ -77,7 +84,7 @@ ROWS = {
 
 
 def theirs(lm, bench, items, shots):
-    """{id: (context, {score's name: (value, {choice: log-probability})})} of the harness."""
+    """{id: {score's name: (value, {(context, choice): log-probability})}} of the harness."""
     from lm_eval import simple_evaluate
 
     numbers = defaultdict(set)  # of the rows of each task
@@ -95,11 +102,10 @@ def theirs(lm, bench, items, shots):
     for task, rows in results["samples"].items():
         for row in rows:
             logprobs = {}
-            for (_, choice), (logprob, _) in zip(row["arguments"], row["filtered_resps"]):
-                logprobs[choice] = logprob
-            context, _ = row["arguments"][0]
+            for text, (logprob, _) in zip(row["arguments"], row["filtered_resps"]):
+                logprobs[tuple(text)] = logprob
             id = f"{files[task]}:{row['doc_id'] + 1}"
-            _, scores = found.setdefault(id, (context, {}))
+            scores = found.setdefault(id, {})
             for name, of in HARNESS_TASKS[bench].items():
                 if of in (None, task):
                     metric = "acc" if bench == "truthfulqa" else name
@@ -124,16 +130,16 @@ def compare(items, our_logprobs, their_answers):
     differences = []
     values = defaultdict(list)
     for item, logprobs in zip(items, our_logprobs):
-        context, their_scores = their_answers[item.id]
-        same = item.context == context
-        ours = dict(zip(item.choices, logprobs))
+        same = True
+        texts = [*zip(benchmarks.contexts(item), item.choices)]
+        ours = dict(zip(texts, logprobs))
         for name, value in benchmarks.scores(item, logprobs).items():
-            their_value, theirs = their_scores[name]
+            their_value, theirs = their_answers[item.id][name]
             values[name].append((value, float(their_value)))
-            choices = item.choices[: item.mc1] if name == "mc1" else item.choices
-            same = same and set(choices) == set(theirs)
-            for choice in ours.keys() & theirs.keys():
-                differences.append(abs(ours[choice] - theirs[choice]))
+            scored = texts[: item.mc1] if name == "mc1" else texts
+            same = same and set(scored) == set(theirs)
+            for text in ours.keys() & theirs.keys():
+                differences.append(abs(ours[text] - theirs[text]))
         equal_texts += same
     figures = {"items": len(items), "equal texts": equal_texts}
     figures["largest difference"] = max(differences)
@@ -152,6 +158,7 @@ def main():
     p.add_argument("ckpt", help="Hugging Face directory")
     p.add_argument("--data", type=Path, default=ROOT / "data", help="with mmlu/ and so on")
     p.add_argument("--items", type=int, default=100, help="of each benchmark, a seeded choice")
+    p.add_argument("--bench", nargs="+", choices=HARNESS_TASKS, default=[*HARNESS_TASKS][:3])
     p.add_argument("--shots", type=int, default=0, help="of mmlu")
     options = p.parse_args()
 
@@ -168,10 +175,10 @@ def main():
 
     lm = HFLM(pretrained=options.ckpt, dtype="float32", device="cpu", batch_size=8)
     model, tokenizer = llama.load(options.ckpt)
-    for bench in HARNESS_TASKS:
+    for bench in options.bench:
         shots = options.shots if bench == "mmlu" else 0
         items = benchmarks.load(bench, options.data / bench, shots)
-        items = random.Random(0).sample(items, options.items)
+        items = random.Random(0).sample(items, min(options.items, len(items)))
         their_answers = theirs(lm, bench, items, shots)
         figures = compare(items, ours(model, tokenizer, items), their_answers)
         print(json.dumps({"bench": bench, "shots": shots, **figures}), flush=True)
