@@ -1,18 +1,21 @@
 """Do our scores of stored responses agree, one by one, with the field's own code?
 
-    python -m pip install lm_eval==0.4.13 transformers langdetect nltk
-    python experiments/stored_scores.py RUN [--data DIR]
+    python -m pip install lm_eval==0.4.13 langdetect nltk
+    python experiments/stored_scores.py RUN [--data DIR] [--squad evaluate-v2.0.py]
 
 Reads the responses in a run directory of s3ft.py. IFEval and flexible-extract are compared with
-lm-evaluation-harness 0.4.13, reading with the official SQuAD 2.0 functions that transformers holds.
+lm-evaluation-harness 0.4.13, reading with the functions of SQuAD 2.0's official script.
 Prints a line of JSON for each file of responses and score: values, and how many of them are equal.
 """
 
 import argparse
+import functools
 import json
+import runpy
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # not this folder, where "lm_eval" would be another file
@@ -21,12 +24,15 @@ from data import gsm8k, ifeval, nq  # noqa: E402
 from files import read_json, read_jsonl  # noqa: E402
 
 
-def their_ifeval(text, row):
+def their_ifeval(text, example):
     import langdetect
-    from lm_eval.tasks.ifeval import utils
+    from lm_eval.tasks.ifeval import instructions_registry, utils
 
     langdetect.DetectorFactory.seed = 0
-    return utils.process_results(row, [text])
+    names, kwargs = zip(*example.check["instructions"])
+    kinds = {kind.partition(":")[2]: kind for kind in instructions_registry.INSTRUCTION_DICT}
+    row = {"key": 0, "prompt": example.question, "kwargs": kwargs}
+    return utils.process_results(row | {"instruction_id_list": [kinds[n] for n in names]}, [text])
 
 
 def their_flexible_extract(text, example):
@@ -41,9 +47,8 @@ def their_flexible_extract(text, example):
     return {"flexible_extract": int(found["exact_match"])}
 
 
-def their_squad(text, example):
-    from transformers.data.metrics import squad_metrics as squad
-
+def their_squad(text, example, script):
+    squad = SimpleNamespace(**runpy.run_path(script))
     abstains = judges.abstentions(text)
     text = "" if abstains and all(abstains) else text
     golds = [gold for gold in example.check["answers"] if squad.normalize_answer(gold)] or [""]
@@ -59,45 +64,40 @@ def main():
     p.add_argument(
         "--data", type=Path, default=ROOT / "data", help="with ifeval/, svamp/ and so on"
     )
+    p.add_argument("--squad", help="the official script, for a run on nq")
     options = p.parse_args()
     task = read_json(options.run / "config.json", dict)["task"]
-    loaders = {"gsm8k": gsm8k, "nq": nq}
-    sets = {"svamp": (gsm8k.metrics, their_flexible_extract)}
-    kinds = {}
-    if task in loaders:
-        tests = loaders[task].load(options.data / task, "test")
-        theirs = {"gsm8k": their_flexible_extract, "nq": their_squad}[task]
-        kinds["eval"] = (tests, loaders[task].metrics, theirs)
-    if (options.data / "svamp").exists():
-        kinds["svamp"] = (gsm8k.load_svamp(options.data / "svamp"), *sets["svamp"])
-    if (options.data / "ifeval").exists():
-        kinds["ifeval"] = (ifeval.load(options.data / "ifeval"), ifeval.metrics, their_ifeval)
-    for kind, (examples, ours, theirs) in kinds.items():
-        examples = {example.id: example for example in examples}
-        for file in sorted(options.run.glob(f"*/{kind}.jsonl")):
-            compare(file, examples, ours, theirs, options.data)
+    data = options.data
+    kinds = {  # file of responses: (examples, our scores, theirs)
+        "svamp": (lambda: gsm8k.load_svamp(data / "svamp"), gsm8k.metrics, their_flexible_extract),
+        "ifeval": (lambda: ifeval.load(data / "ifeval"), ifeval.metrics, their_ifeval),
+    }
+    if task == "gsm8k":
+        tests = lambda: gsm8k.load(data / task, "test")  # noqa: E731
+        kinds["eval"] = (tests, gsm8k.metrics, their_flexible_extract)
+    if options.squad:
+        theirs = functools.partial(their_squad, script=options.squad)
+        kinds["eval"] = (lambda: nq.load(data / task, "test"), nq.metrics, theirs)
+    for kind, (load, ours, theirs) in kinds.items():
+        files = sorted(options.run.glob(f"*/{kind}.jsonl"))
+        examples = {example.id: example for example in load()} if files else {}
+        for file in files:
+            compare(file, examples, ours, theirs)
 
 
-def compare(file, examples, ours, theirs, data):
-    published = {}
-    if theirs is their_ifeval:
-        rows = read_jsonl(data / "ifeval/input_data.jsonl")
-        published = {f"input_data.jsonl:{line}": row for line, row in rows}
-    pairs, unequal = defaultdict(list), Counter()
+def compare(file, examples, ours, theirs):
+    pairs, unequal = defaultdict(list), []
     for _, row in read_jsonl(file):
         example = examples[row["id"]]
         text = judges.after_thought(row["response"]["text"])
         our_scores = ours(text, example)
-        for name, value in theirs(text, published.get(row["id"], example)).items():
+        for name, value in theirs(text, example).items():
             values = value if isinstance(value, list) else [value]
             found = our_scores[name] if isinstance(value, list) else [our_scores[name]]
-            names = [name] * len(values)
-            if isinstance(value, list):
-                names = [kind for kind, _ in example.check["instructions"]]
-            for each, a, b in zip(names, found, values, strict=True):
+            for a, b in zip(found, values, strict=True):
                 pairs[name].append((float(a), float(b)))
                 if abs(a - b) > 1e-9:
-                    unequal[f"{row['id']} {each}"] += 1
+                    unequal.append(f"{row['id']} {name}")
     for name, values in pairs.items():
         a, b = zip(*values)
         equal = sum(abs(x - y) < 1e-9 for x, y in values)
