@@ -1,12 +1,13 @@
 """A study: methods compared on one task and one checkpoint.
 
-    for name in mbpp mmlu truthfulqa hellaswag svamp; do python data/fetch.py $name; done
+    for name in mbpp mmlu truthfulqa hellaswag ifeval; do python data/fetch.py $name; done
     python experiments/study.py mbpp CKPT [options of s3ft.py]
 
 1. validate-LR-EPOCHS: sft and s3ft under each of --settings, scored on a quarter of some training
-   examples. The setting with the best mean of both is every method's. No test item is used.
-2. main: the base, sft and s3ft with two seeds, sdft and ssr, on the test set and four benchmarks.
-3. The further steps of the task, with one seed.
+   examples. Each takes the setting that is best for it. No test item is used.
+2. main: the base, s3ft with two seeds, sdft and ssr, on the test set and the benchmarks.
+3. sft: with two seeds, under its own setting.
+4. The further steps of the task, with one seed.
 
 A step is a run directory of s3ft.py in runs/study-TASK-CKPT. A finished step loses its merged
 checkpoints. The same command continues where it stopped; experiments/results.py makes the tables.
@@ -24,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import s3ft  # noqa: E402
-from files import read_json, replace, write_json  # noqa: E402
+from files import read_json, read_jsonl, replace, write_json, write_jsonl  # noqa: E402
 
 SIZES = {
     "gsm8k": "--limit 1000 --eval-limit 400",
@@ -33,13 +34,10 @@ SIZES = {
 }
 VALIDATE_ON = {"gsm8k": 400, "mbpp": 374, "nq": 480}  # training examples
 FURTHER = {  # may not change what the base model is asked, since its responses are taken over
-    "mbpp": {
-        "samples": "--method s3ft --samples 4",
-        "harder": "--method sft,s3ft --lr 1e-3 --epochs 4",
-    }
+    "gsm8k": {"filtered": "--method s3ft --filter-paraphrases"},
 }
 # Without examples Qwen2.5-Coder-0.5B scores 26.8 % on MMLU, which is chance; with five, 31.6 %.
-BENCH = "--bench mmlu,truthfulqa,hellaswag,svamp --bench-limit 200 --shots 5"
+BENCH = "--bench mmlu,truthfulqa,hellaswag,ifeval --bench-limit 1000 --shots 5"
 
 
 def study(options):
@@ -52,16 +50,17 @@ def study(options):
             call = f"--method sft,s3ft --limit {limit} --validate 0.25 {rates(setting)}"
             scores[setting] = step(options, name, before, call)
             before = name
-    chosen = choose(options.settings, scores)
+    chosen = {method: choose(options.settings, scores, method) for method in ("sft", "s3ft")}
     write_json(options.out / "chosen.json", {"scores": scores, "chosen": chosen})
-    say(f"{chosen} is chosen; scores {scores}")
+    say(f"{chosen} are chosen; scores {scores}")
 
-    common = f"{SIZES[options.task]} {BENCH} {rates(chosen)}"
+    common = f"{SIZES[options.task]} {BENCH}"
     seeds = f"--seeds {options.seed},{options.seed + 1}"
-    two_seeds = f"{common} --method sft,s3ft {seeds}"
-    step(options, "main", before, two_seeds, f"{common} --method sdft,ssr")
+    main = f"{common} {rates(chosen['s3ft'])}"
+    step(options, "main", before, f"{main} --method s3ft {seeds}", f"{main} --method sdft,ssr")
+    step(options, "sft", "main", f"{common} {rates(chosen['sft'])} --method sft {seeds}")
     for name, changes in FURTHER.get(options.task, {}).items():
-        step(options, name, "main", f"{common} {changes}")
+        step(options, name, "main", f"{main} {changes}")
 
 
 def rates(setting):
@@ -69,20 +68,15 @@ def rates(setting):
     return f"--lr {lr} --epochs {epochs}"
 
 
-def choose(settings, scores):
-    """The setting with the best mean of sft and s3ft; the first among equals, or without scores."""
-
-    def quality(setting):
-        found = scores.get(setting, {"sft": 0, "s3ft": 0})
-        return found["sft"] + found["s3ft"]
-
-    return max(settings, key=quality)
+def choose(settings, scores, method):
+    """The setting that is best for a method; the first among equals, or without scores."""
+    return max(settings, key=lambda setting: scores.get(setting, {}).get(method, 0))
 
 
 def step(options, name, before, *calls):
-    """Call s3ft.py once or more on out/name; {arm: score of the task}.
+    """Call s3ft.py once or more on out/name; {arm: the judge's score of the task}.
 
-    The base model's candidates and answers of the step `before` are taken over.
+    What the step `before` has of the base model is taken over.
     """
     out = options.out / name
     if not (out / "run.json").exists():
@@ -102,12 +96,15 @@ def take_over(before, out):
         new.mkdir()
         shutil.copy(before / "candidates.jsonl", new)
         shutil.copytree(before / "base", new / "base")
+        if (before / "bench.jsonl").exists():
+            rows = [row for _, row in read_jsonl(before / "bench.jsonl")]
+            write_jsonl(new / "bench.jsonl", [row for row in rows if row["model"] == "base"])
 
 
 def run(options, out, call):
     """The last line of s3ft.py, decoded. The user's own options come last, so they win."""
     say(f"{out.name}: {call}")
-    fixed = f"--task {options.task} --seed {options.seed} --filter-paraphrases {call}".split()
+    fixed = f"--task {options.task} --seed {options.seed} {call}".split()
     paths = ["--ckpt", options.ckpt, "--data", ROOT / "data" / options.task, "--out", out]
     command = [sys.executable, ROOT / "s3ft.py", *fixed, *paths, *options.rest]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -123,7 +120,7 @@ def say(text):
 def settings(text):
     """An argparse type: LR/EPOCHS, …"""
     if not re.fullmatch(r"[\d.e-]+/\d+(,[\d.e-]+/\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} should read LR/EPOCHS,…, as in 1e-4/1,3e-4/2")
+        raise argparse.ArgumentTypeError(f"{text!r} should read LR/EPOCHS,…, as in 1e-4/2,3e-4/2")
     return text.split(",")
 
 
@@ -131,7 +128,7 @@ def parse():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     p.add_argument("task", choices=SIZES)
     p.add_argument("ckpt", help="Hugging Face directory of the base model")
-    p.add_argument("--settings", type=settings, default="1e-4/1,3e-4/1,3e-4/2", help="LR/EPOCHS,…")
+    p.add_argument("--settings", type=settings, default="1e-4/2,3e-4/2,1e-3/2", help="LR/EPOCHS,…")
     p.add_argument("--seed", type=s3ft.number(int, 0), default=0)
     p.add_argument("--out", type=Path, help="default: runs/study-TASK-CKPT")
     options, options.rest = p.parse_known_args()

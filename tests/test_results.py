@@ -49,16 +49,9 @@ def test_claims(task, drops, logprobs, verdicts):
     assert results.claims(found, "sft", "s3ft") == verdicts
 
 
-@pytest.mark.parametrize(
-    "scores, chosen",
-    [  # of sft and s3ft under each setting; the lighter one among equals
-        ([(4, 5), (6, 6), (5, 6)], "3e-4/1"),
-        ([(4, 5), (5, 6), (4, 9)], "3e-4/2"),
-        ([(5, 5), (4, 6), (6, 4)], "1e-4/1"),
-    ],
-)
-def test_a_setting_is_chosen_on_held_out_examples(tmp_path, monkeypatch, scores, chosen):
-    calls, taken_over, left = [], [], iter(scores)
+def test_each_method_has_the_setting_that_is_best_for_it(tmp_path, monkeypatch):
+    """On held-out examples; the first among equals. The base's responses and items are kept."""
+    calls, taken_over, left = [], [], iter([(4, 5), (6, 6), (5, 6)])
 
     def run(options, out, call):
         calls.append(call)
@@ -66,6 +59,7 @@ def test_a_setting_is_chosen_on_held_out_examples(tmp_path, monkeypatch, scores,
         sft, s3ft = next(left, (0, 0))
         for name in ("config.json", "candidates.jsonl", "base/eval.jsonl", "sft/eval.jsonl"):
             write(out / name)
+        write(out / "bench.jsonl", {"model": "base"}, {"model": "s3ft"})
         return {"scores": {"sft": {"nq": {"score": sft}}, "s3ft": {"nq": {"score": s3ft}}}}
 
     monkeypatch.setattr(study, "run", run)
@@ -73,13 +67,17 @@ def test_a_setting_is_chosen_on_held_out_examples(tmp_path, monkeypatch, scores,
     options = argparse.Namespace(task="nq", settings=settings, seed=3, out=tmp_path)
     for _ in range(2):  # the second time all is there
         study.study(options)
-        assert len(calls) == 5
-    assert json.loads((tmp_path / "chosen.json").read_text())["chosen"] == chosen
-    assert ["--validate 0.25" in call for call in calls] == [True, True, True, False, False]
-    lr, epochs = chosen.split("/")
-    assert all(f"--lr {lr} --epochs {epochs}" in call for call in calls[3:])
-    assert "--seeds 3,4" in calls[3] and "--method sdft,ssr" in calls[4]
-    assert taken_over[:4] == [set(), *[{"base", "candidates.jsonl"}] * 3]
+        assert len(calls) == 6
+    chosen = json.loads((tmp_path / "chosen.json").read_text())["chosen"]
+    assert chosen == {"sft": "3e-4/1", "s3ft": "3e-4/1"}
+    assert ["--validate 0.25" in call for call in calls] == [True] * 3 + [False] * 3
+    assert "--method s3ft --seeds 3,4" in calls[3] and "--method sdft,ssr" in calls[4]
+    assert "--lr 3e-4 --epochs 1 --method sft --seeds 3,4" in calls[5]
+    assert taken_over[:4] == [set(), *[{"base", "bench.jsonl", "candidates.jsonl"}] * 3]
+    assert (
+        study.choose(["a", "b"], {"a": {"sft": 2, "s3ft": 1}, "b": {"sft": 1, "s3ft": 2}}, "sft")
+        == "a"
+    )
 
 
 def write_step(step, arms, n=4):
