@@ -21,6 +21,7 @@ from files import InputError, read_json, read_jsonl, write_text
 SOURCES = ("own", "paraphrase", "gold")
 BENCHMARKS = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "winogrande acc", "svamp acc")
 IFEVAL = "ifeval prompt_level_strict_acc"  # no part of the mean, which is the paper's
+BASELINES = ("base", "sft", "ssr", "sdft", "self")  # other arms are compared with all
 MEAN = "benchmarks, mean"
 LOGPROB = "log-probability per token"
 MEANING = """
@@ -154,7 +155,7 @@ def mean_by_item(tables):
 
 
 def score(items, rows):
-    """Scores of rows and arms; comparisons of rows with base, and of s3ft with the others."""
+    """Scores of rows and arms; comparisons of rows with base, of s3ft and forks with all."""
     scores, comparisons = defaultdict(dict), defaultdict(dict)
     for measure, arms in items.items():
         for name, seeds in rows.items():
@@ -170,11 +171,11 @@ def score(items, rows):
     for a, b in itertools.permutations(rows, 2):
         for name, measures in groups.items():
             drop = a == "base" and name == MEAN
-            if drop or b == "base" or a.startswith("s3ft"):
+            if drop or b == "base" or a.partition(" ")[0] not in BASELINES:
                 found = compare([(items[measure][a], items[measure][b]) for measure in measures])
                 if found and drop:
                     scores["average drop"][b] = found
-                elif found:
+                elif found and f"{b} − {a}" not in comparisons[name]:
                     comparisons[name][f"{a} − {b}"] = found
     return scores, comparisons
 

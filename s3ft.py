@@ -50,6 +50,9 @@ METHODS = {  # a target is the first acceptable response of:
     "self": ("own",),  # a row without one is left out
     "s3ft": ("own", "paraphrase", "gold"),
 }
+# What a fork may add to: {method: choose(row, sources, options)} instead of first_acceptable, and
+# {method: weigh_by(tokenizer, options)}, which returns the `weigh` of `train`.
+CHOOSE, WEIGH = {}, {}
 LORA_ALPHA, LORA_DROPOUT = 16, 0.1  # the paper's
 TEMPERATURE = 0.7  # of --samples
 TEST_SHARE = 0.2  # of the prompts in FILE.jsonl without --test
@@ -159,9 +162,10 @@ def add_logprobs(model, tokenizer, examples, journal):
 
 def build_targets(rows, method, options):
     """The training set of a method: [{id, source, messages, target, ids}], one a row."""
+    choose = CHOOSE.get(method, first_acceptable)
     targets = []
     for row in rows:
-        source, best = first_acceptable(row, METHODS[method], options)
+        source, best = choose(row, METHODS[method], options)
         if best:
             target = {"id": row["id"], "source": source, "messages": row["messages"]}
             targets.append({**target, "target": best["text"], "ids": best["ids"]})
@@ -171,18 +175,24 @@ def build_targets(rows, method, options):
 def first_acceptable(row, sources, options):
     """(source, response) of the first source with an acceptable response; else (None, None)."""
     for source in sources:
-        names = [source]
-        if source == "own":
-            names += [f"sample {k}" for k in range(1, options.samples + 1)]
-        found = [response(row, name) for name in names]
-        found = [each for each in found if each and each["correct"]]
-        if source == "paraphrase" and found and options.filter_paraphrases:
-            numeric = options.eval_judge == "numeric"
-            if judges.lacks_substance(found[0]["text"], row["gold"], numeric):
-                continue
+        found = acceptable(row, source, options)
         if found:
             return source, max(found, key=lambda each: each["logprob"])
     return None, None
+
+
+def acceptable(row, source, options):
+    """The right responses of a source; own ones may be several."""
+    names = [source]
+    if source == "own":
+        names += [f"sample {k}" for k in range(1, options.samples + 1)]
+    found = [response(row, name) for name in names]
+    found = [each for each in found if each and each["correct"]]
+    if source == "paraphrase" and found and options.filter_paraphrases:
+        numeric = options.eval_judge == "numeric"
+        if judges.lacks_substance(found[0]["text"], row["gold"], numeric):
+            return []
+    return found
 
 
 def response(row, source):
@@ -215,11 +225,12 @@ def fine_tune(targets, arm, seed, options):
     model.compute_dtype = options.dtype
     model.recompute = options.recompute
     dropout = RowDropout(LORA_DROPOUT)
+    weigh_by = WEIGH.get(arm.partition(".")[0])
     if not options.full:
         llama.add_lora(model, options.lora_rank, LORA_ALPHA, dropout, seed, options.lora_on)
     train(
         model,
-        [Row(tokenizer.prompt_ids(target["messages"]), target["ids"]) for target in targets],
+        [Row(tokenizer.prompt_ids(t["messages"]), t["ids"], of=t) for t in targets],
         directory,
         epochs=options.epochs,
         lr=options.lr,
@@ -227,6 +238,7 @@ def fine_tune(targets, arm, seed, options):
         micro_tokens=options.micro_tokens,
         seed=seed,
         dropout=dropout,
+        weigh=weigh_by(tokenizer, options) if weigh_by else None,
     )
     weights = llama.merged_weights(model, parallel.full_tensor)
     if parallel.is_main:
@@ -610,10 +622,12 @@ def multiplies_bfloat16(device):
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def main():
+def main(argv=None, **more):
+    """The command line; more: settings of a fork, which stand in `options` beside the others."""
     goes_on = "the same command goes on"
     try:
-        options = fill_defaults(parse())
+        options = fill_defaults(parse(argv))
+        vars(options).update(more)
         parallel.start(options.device)
         found = run(options)
         if parallel.is_main:

@@ -312,18 +312,32 @@ def read_texts(model, texts):
     return model.hidden(ids[None], depth[None].to(model.device), attend)[0], places
 
 
-@torch.no_grad()
 def logprobs(model, prompts, continuations):
     """log p(continuation | prompt) of each pair of token-id lists: a sum over its tokens, natural.
 
     InputError if a pair does not fit the model.
+    """
+    found = token_values(model, prompts, continuations, token_logprobs)
+    return [values.double().sum().item() for values in found]
+
+
+def token_logprobs(logits, targets):
+    """log p of each target token. logits (n, vocab), targets (n,)."""
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+@torch.no_grad()
+def token_values(model, prompts, continuations, value):
+    """For each pair of token-id lists a tensor of value(logits, targets) of the continuation.
+
+    logits (n, vocab) of n tokens, targets (n,) their ids. InputError if a pair does not fit.
     """
     texts = [p + c[:-1] for p, c in zip(prompts, continuations)]
     most = model.config.max_position_embeddings
     for i, text in enumerate(texts):
         if not prompts[i] or len(text) > most:
             raise InputError(f"pair {i} has {len(text) + 1} tokens; shorten it to 2 to {most + 1}")
-    out = [0.0] * len(texts)
+    out = [None] * len(texts)
     budget = 768 if model.device.type == "cpu" else 4096  # attention grows with its square
     for group in parallel.in_step(passes(texts, budget)):
         if group is None:
@@ -333,10 +347,10 @@ def logprobs(model, prompts, continuations):
         lengths = [len(continuations[i]) for i in group]
         predicting = [place[len(place) - n :] for place, n in zip(places, lengths)]
         targets = torch.tensor([*itertools.chain(*(continuations[i] for i in group))])
-        losses = []
+        values = []
         for at, target in zip(torch.cat(predicting).split(128), targets.split(128)):
             logits = model.head(h[at.to(h.device)])
-            losses.append(F.cross_entropy(logits, target.to(h.device), reduction="none"))
-        for i, values in zip(group, torch.cat(losses).double().split(lengths)):
-            out[i] = -values.sum().item()
+            values.append(value(logits, target.to(h.device)))
+        for i, own in zip(group, torch.cat(values).split(lengths)):
+            out[i] = own
     return out

@@ -7,11 +7,10 @@ target tokens, whatever the micro-batches and processes. A weight of 1 is ordina
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import safetensors
 import torch
-import torch.nn.functional as F
 
 import parallel
 from files import InputError, replace, write_text
@@ -23,12 +22,16 @@ trained = {"tokens": 0, "seconds": 0.0}  # by this job, for the figures of the r
 
 @dataclass
 class Row:
-    """Token ids of a prompt and its target, and the weight of each target token in the loss."""
+    """Token ids of a prompt and its target, and the weight of each target token in the loss.
+
+    weight: one number; or for each target token a number, or [(token, weight), …] in its stead.
+    """
 
     prompt: list
     target: list
-    weight: float | list = 1.0  # one number, or one a token
+    weight: float | list = 1.0
     dropout_seed: int = 0
+    of: dict = field(default_factory=dict)  # the target it was made from, for `weigh`
 
     def __len__(self):
         return len(self.prompt) + len(self.target)
@@ -100,26 +103,28 @@ def micro_batches(rows, limit):
 def pack(rows, device):
     """Rows laid end to end, without padding.
 
-    ids and positions (1, N); predicts (N,): is the next token a target? targets and weights (M,)
-    of the M places where it is.
+    ids and positions (1, N); predicts (N,): is the next token a target? targets and weights (M, K)
+    of the M places where it is, and the K tokens that most have a weight there: mostly one.
     """
-    ids, positions, predicts, targets, weights = [], [], [], [], []
+    ids, positions, predicts, places = [], [], [], []
     for row in rows:
         ids += (row.prompt + row.target)[:-1]
         positions += range(len(row) - 1)
         predicts += [False] * (len(row.prompt) - 1) + [True] * len(row.target)
-        targets += row.target
-        each = isinstance(row.weight, list)
-        weights += row.weight if each else [row.weight] * len(row.target)
+        weights = row.weight if isinstance(row.weight, list) else [row.weight] * len(row.target)
+        for token, weight in zip(row.target, weights):
+            places.append(weight if isinstance(weight, list) else [(token, weight)])
+    most = max(map(len, places), default=1)
+    places = [place + [(0, 0.0)] * (most - len(place)) for place in places]
+    pairs = torch.tensor(places, dtype=torch.float64, device=device).view(-1, most, 2)
     ids = torch.tensor([ids], device=device)
     positions = torch.tensor([positions], device=device)
     predicts = torch.tensor(predicts, device=device)
-    targets = torch.tensor(targets, dtype=torch.long, device=device)
-    return ids, positions, predicts, targets, torch.tensor(weights, device=device)
+    return ids, positions, predicts, pairs[..., 0].long(), pairs[..., 1].float()
 
 
 def backward(model, hidden, targets, weights):
-    """Backward pass of Σ weights · −log p(targets); returns the sum. hidden (M, d).
+    """Backward pass of Σ weights · −log p(targets), both (M, K); returns it. hidden (M, d).
 
     The head runs forward and backward on some tokens at a time: only their logits exist at once.
     """
@@ -128,8 +133,8 @@ def backward(model, hidden, targets, weights):
     total = 0.0
     chunks = zip(*(t.split(size) for t in (leaf, targets, weights)))
     for h, target, weight in chunks:
-        losses = F.cross_entropy(model.head(h), target, reduction="none")
-        loss = (weight * losses).sum()
+        logprobs = model.head(h).log_softmax(-1).gather(-1, target)
+        loss = -(weight * logprobs).sum()
         loss.backward()
         total += loss.detach()
     hidden.backward(leaf.grad)

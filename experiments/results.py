@@ -145,7 +145,8 @@ def order(arm):
     """A sort key: arms of further steps ("s3ft, samples") last."""
     method, _, step = arm.partition(", ")
     method, _, seed = method.partition(".")
-    return step, METHODS.index(method), seed
+    known = METHODS.index(method) if method in METHODS else len(METHODS)
+    return step, known, method, seed
 
 
 def mean_by_item(tables):

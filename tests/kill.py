@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPARED = ("targets.jsonl", "adapter_model.safetensors", "model.safetensors", "eval.json")
+COMPARED = ("targets.jsonl", "adapter_model.safetensors", "model.safetensors")
 
 
 def launcher(processes):
@@ -27,13 +27,13 @@ def launcher(processes):
     return [*torchrun, f"--nproc-per-node={processes}"]
 
 
-def command(args, out, processes=1):
-    return [*launcher(processes), ROOT / "s3ft.py", *map(str, args), "--out", out]
+def command(args, out, processes=1, program="s3ft.py"):
+    return [*launcher(processes), ROOT / program, *map(str, args), "--out", out]
 
 
-def finish(args, out, processes=1, timeout=240):
+def finish(args, out, processes=1, timeout=240, program="s3ft.py"):
     """The finished process. TimeoutExpired if it hangs."""
-    argv = command(args, out, processes)
+    argv = command(args, out, processes, program)
     return subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
 
 
@@ -52,9 +52,9 @@ def workers(out):
     return found
 
 
-def interrupt(args, out, mark, send, processes=1, rank=0):
+def interrupt(args, out, mark, send, processes=1, rank=0, program="s3ft.py"):
     """Start the command; once it says `mark`, send a signal to one process. (exit code, stderr)"""
-    argv = command(args, out, processes)
+    argv = command(args, out, processes, program)
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = b""
     while mark.encode() not in said:
@@ -66,6 +66,13 @@ def interrupt(args, out, mark, send, processes=1, rank=0):
     return process.returncode, said.decode()
 
 
+def without_drift(scores):
+    """The scores that do not hang on the last bits of a log-probability."""
+    for measures in scores.values():
+        del measures["drift nats"]
+    return scores
+
+
 def outputs(run):
     """{name: value} of what has to be the same; log-probabilities may differ in their last bits."""
     found = {}
@@ -73,6 +80,8 @@ def outputs(run):
         name = str(file.relative_to(run))
         if file.name in COMPARED:
             found[name] = file.read_bytes()
+        if file.name == "eval.json":
+            found[name] = without_drift(json.loads(file.read_text()))
         if file.name == "train.csv":  # all but the seconds
             found[name] = [line.rpartition(",")[0] for line in file.read_text().splitlines()]
     for line in (run / "candidates.jsonl").read_text().splitlines():

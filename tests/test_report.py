@@ -105,7 +105,7 @@ def test_a_method_of_a_fork_is_a_method(tmp_path):
     out = make_run(tmp_path, {"base": 5, "a-b c": 9, "a-b c.7": 9, "s3ft": 14})
     figures = report.summary(out)
     assert list(figures["scores"]["gsm8k"])[:3] == ["base", "a-b c (2 seeds)", "s3ft"]
-    rows = ["a-b c (2 seeds) − base", "s3ft − base", "s3ft − a-b c (2 seeds)"]
+    rows = ["a-b c (2 seeds) − base", "a-b c (2 seeds) − s3ft", "s3ft − base"]
     assert list(figures["comparisons"]["gsm8k"]) == rows
 
 

@@ -1,0 +1,58 @@
+"""SDFT: the model learns from itself with the gold response in sight (arXiv 2601.19897).
+
+    python forks/onpolicy.py --task mbpp --ckpt ./llama [options of s3ft.py]
+
+In each step the current model answers the prompts at temperature 1. Its answer is pulled towards
+what the frozen base, which is shown the gold response, would say at each place: the loss is the KL
+divergence of the model from that base, a token, over the TOP tokens that the model finds likeliest.
+There is no judge. Σ p (log p - log q) ∇log p is its gradient, so p (log q - log p) are the weights.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import s3ft  # noqa: E402
+import sampler  # noqa: E402
+
+TOP = 20
+
+
+def weigh_by(tokenizer, options):
+    base, _ = s3ft.load_model(options.ckpt, options)
+    return lambda model, rows: weigh(model, base, tokenizer, options, rows)
+
+
+def weigh(model, base, tokenizer, options, rows):
+    prompts = [row.prompt for row in rows]
+    informed = [tokenizer.prompt_ids(with_gold(row.of, options)) for row in rows]
+    seed = rows[0].dropout_seed % 2**32
+    limit = options.max_new_tokens
+    responses = sampler.generate(model, tokenizer, prompts, limit, temperature=1.0, seed=seed)
+    own = [response.ids for response in responses]
+    ours = sampler.token_values(model, prompts, own, log_softmax)
+    theirs = sampler.token_values(base, informed, own, log_softmax)
+    found = []
+    for row, ids, log_p, log_q in zip(rows, own, ours, theirs):
+        log_p, tokens = log_p.topk(min(TOP, log_p.shape[1]))  # (n, TOP)
+        weights = log_p.exp() * (log_q.gather(1, tokens) - log_p)
+        pairs = [[*zip(*place)] for place in zip(tokens.tolist(), weights.tolist())]
+        found.append(dataclasses.replace(row, target=ids, weight=pairs))
+    return found
+
+
+def log_softmax(logits, targets):
+    return logits.log_softmax(-1)
+
+
+def with_gold(target, options):
+    asked = options.wording.format(prompt=target["messages"][-1]["content"], gold=target["target"])
+    return [*target["messages"][:-1], {"role": "user", "content": asked}]
+
+
+s3ft.METHODS["onpolicy"] = ("gold",)
+s3ft.WEIGH["onpolicy"] = weigh_by
+
+if __name__ == "__main__":
+    s3ft.main(["--method", "onpolicy", *sys.argv[1:]])
