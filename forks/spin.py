@@ -28,12 +28,11 @@ def weigh_by(tokenizer, options):
         before = [table[row.of["id"]] for row in rows]
         owns = [dataclasses.replace(row, target=b["own"]["ids"]) for row, b in zip(rows, before)]
         both = [*rows, *owns]
-        tokens = sum(len(row.target) for row in both)  # the loss is divided by them
         now = sampler.logprobs(model, [row.prompt for row in both], [row.target for row in both])
+        tokens = sum(len(row.target) for row in both)  # the loss is divided by them
         for gold, own, base, log_y, log_own in zip(rows, owns, before, now, now[len(rows) :]):
             margin = log_y - base["gold_logprob"] - log_own + base["own"]["logprob"]
-            odds = math.exp(min(SCALE * margin, 700))
-            gold.weight = SCALE / (1 + odds) * tokens / len(rows)
+            gold.weight = SCALE * tokens / len(rows) / (1 + math.exp(min(SCALE * margin, 700)))
             own.weight = -gold.weight
         return both
 
@@ -48,13 +47,13 @@ if __name__ == "__main__":
     p = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     p.add_argument("--iterations", type=int, default=1)
     mine, argv = p.parse_known_args()
-    once = s3ft.run
 
-    def run(options):
+    def run(options, once=s3ft.run):
         first = options.out
         for k in range(2, mine.iterations + 1):
             once(options)
-            options.ckpt, options.out = options.out / "spin/model", Path(f"{first}-{k}")
+            model = (options.out / "spin/model").resolve()
+            options.ckpt, options.out = model, Path(f"{first}-{k}")
         return once(options)
 
     s3ft.run = run
