@@ -26,8 +26,17 @@ RESULTS = ROOT / "experiments/results"
 PAGES = (ROOT / "RESULTS.md", ROOT / "README.md")
 CUT = 0.57  # the paper's average drop after S3FT, 2.5 points, over that after SFT, 4.4
 METHODS = ("base", "sft", "ssr", "sdft", "self", "s3ft")
-NQ_PARTS = ("answerable", "unanswerable")
-SIDE_SCORES = (*NQ_PARTS, "svamp", "svamp acc")
+DRIFT = "drift nats"
+SIDE_SCORES = {  # {measure: column}, of those that a study has
+    **{name: name for name in ("answerable", "unanswerable", "svamp")},  # of earlier studies
+    "nq": "judge",
+    "nq lenient": "lenient",
+    "nq answerable f1": "answerable",
+    "nq unanswerable f1": "unanswerable",
+    "gsm8k flexible_extract": "flexible",
+    "svamp acc": "svamp",
+    report.IFEVAL: "ifeval",
+}
 UNDECIDED = "not decidable"
 
 
@@ -46,7 +55,7 @@ def collect(name, study):
     targets = count_targets(main)
     for file in sorted(study.glob("*/run.json")):
         step = file.parent
-        suffix = f", {step.name}"
+        suffix = "" if step.name == "sft" else f", {step.name}"
         if step.name == "main" or step.name.startswith("validate"):
             continue
         for method, counts in count_targets(step).items():
@@ -83,12 +92,7 @@ def shorten(items, task):
         found[measure] = {}
         for arm, scores in arms.items():
             found[measure][arm] = in_order(scores, arms["base"])
-    for part in NQ_PARTS if task == "nq" else ():
-        found[part] = {}
-        ids = [id for id in items["nq"]["base"] if id.startswith(part)]
-        for arm, scores in items["nq"].items():
-            found[part][arm] = in_order(scores, ids)
-    if task == "gsm8k":  # SVAMP is its neighbour, no general benchmark
+    if "svamp acc" in found and task == "gsm8k":  # SVAMP is its neighbour, no general benchmark
         found["svamp"] = found.pop("svamp acc")
     return found
 
@@ -156,6 +160,12 @@ def mean_by_item(tables):
     return dict(enumerate(means.tolist()))
 
 
+def headline(study):
+    """The field's own measure of the task."""
+    f1 = f"{study.task} f1"
+    return f1 if f1 in study.scores else study.task
+
+
 def benchmarks(study):
     """The scores {method: {item: score}} of each general benchmark."""
     scores = study.scores
@@ -170,10 +180,12 @@ def drop(study, method):
 
 def study_table(study):
     """A row a method: scores, the difference to SFT, average drop, and targets by source."""
-    task = study.scores[study.task]
-    side = [name for name in SIDE_SCORES if name in study.scores]
-    heads = [name.partition(" ")[0] for name in side]
-    table = [["", study.task, *heads, "− sft", "average drop", "own/paraphrase/gold"]]
+    task = study.scores[headline(study)]
+    side = [name for name in SIDE_SCORES if name in study.scores and name != headline(study)]
+    heads = [SIDE_SCORES[name] for name in side]
+    drift = ["drift"] if DRIFT in study.scores else []
+    heads += ["− sft", "average drop", *drift, "own/paraphrase/gold"]
+    table = [["", headline(study), *heads]]
     for method, arms in study.seeds.items():
         name = f"{method} ({len(arms)} seeds)" if len(arms) > 1 else method
         values = list(task[method].values())
@@ -182,11 +194,13 @@ def study_table(study):
             scores = study.scores[measure]
             row.append(mean(scores[method]))
         if method == "base":
-            row += ["", "", ""]
+            row += [""] * (3 + len(drift))
         else:
             sft = sft_beside(method, study)
             row.append("" if method == sft else difference(task, method, sft))
             row.append(show(drop(study, method)))
+            if drift:
+                row.append(mean(study.scores[DRIFT][method]))
             counts = study.targets[method].values()
             row.append("/".join(map(str, counts)))
         table.append(row)
@@ -201,12 +215,13 @@ def sft_beside(method, study):
 
 def claims(study, sft, method):
     """Verdicts on the paper's three claims: task score, average drop, log-probabilities."""
-    task = study.scores[study.task]
+    task = study.scores[headline(study)]
     found = compare([(task[method], task[sft])])
-    score = {"higher": "held", "lower": "not held"}.get(found["outcome"], UNDECIDED)
+    score = {"higher": "held", "lower": "not held"}.get(found["outcome"], undecided(found))
 
-    cut = UNDECIDED
-    if drop(study, sft)["low"] > 0:  # else there is nothing to cut
+    found = drop(study, sft)
+    cut = undecided(found) if found["difference"] > 0 else UNDECIDED
+    if found["low"] > 0:  # else there is nothing to cut
         groups = []
         for scores in benchmarks(study):
             arms = [list(scores[arm].values()) for arm in ("base", sft, method)]
@@ -225,16 +240,29 @@ def verdict(groups):
     low, high = bootstrap(groups)
     if low > 0:
         return "held"
-    return "not held" if high < 0 else UNDECIDED
+    difference = np.mean([np.mean(group) for group in groups])
+    found = {"n": sum(map(len, groups)), "difference": difference, "low": low, "high": high}
+    return "not held" if high < 0 else undecided(found)
+
+
+def undecided(found):
+    """The verdict, with the number of items that would end it if the difference stayed."""
+    half = (found["high"] - found["low"]) / 2
+    if not found["difference"]:
+        return UNDECIDED
+    n = found["n"] * (half / found["difference"]) ** 2
+    return f"{UNDECIDED} (n {float(f'{n:.2g}'):,.0f})" if n < 1e6 else UNDECIDED
 
 
 def summary(studies):
     """One row a study, and one more for a further step that has SFT of its own."""
     heads = ["base", "sft", "s3ft", "s3ft − sft", "drop: sft", "drop: s3ft"]
+    ifeval = any(report.IFEVAL in study.scores for study in studies.values())
+    heads += ["ifeval: sft", "ifeval: s3ft"] * ifeval
     judged = ["task above SFT", f"drop ≤ {CUT} of SFT's", "own likeliest"]
     table = [["points", *heads, *judged]]
     for name, study in studies.items():
-        task = study.scores[study.task]
+        task = study.scores[headline(study)]
         for method in study.seeds:
             sft = method.replace("s3ft", "sft")
             if sft == method or sft not in task:
@@ -246,9 +274,91 @@ def summary(studies):
             row.append(difference(task, method, sft))
             for arm in (sft, method):
                 row.append(show(drop(study, arm)))
+            for arm in (sft, method) if ifeval else ():
+                scores = study.scores.get(report.IFEVAL)
+                row.append(difference(scores, "base", arm) if scores else "")
             row += claims(study, sft, method)
             table.append(row)
     return markdown(table)
+
+
+# The figure, and what drift tells
+
+
+def arms_of(studies):
+    """[(study, arm, gain on the task, average drop, drop on IFEval, drift)], in points or None."""
+    found = []
+    for name, study in studies.items():
+        task = study.scores[headline(study)]
+        for arm in study.seeds:
+            if arm != "base":
+                gain = compare([(task[arm], task["base"])])["difference"]
+                general = drop(study, arm)["difference"]
+                ifeval, drift = study.scores.get(report.IFEVAL), study.scores.get(DRIFT)
+                forgot = ifeval and compare([(ifeval["base"], ifeval[arm])])["difference"]
+                moved = drift and np.mean(list(drift[arm].values()))
+                values = [value and 100 * value for value in (gain, general, forgot, moved)]
+                found.append((name, arm, *values))
+    return found
+
+
+def draw_arms(arms):
+    """An SVG with an arrow an arm, from the base: to the right what the task gains, down what the
+    benchmarks lose."""
+    gains, drops = (np.array([arm[k] for arm in arms]) for k in (2, 3))
+    low, high = min(0, gains.min()), max(0, gains.max())
+    best, worst = min(0, drops.min()), max(0, drops.max())
+    place = lambda gain, drop: (  # noqa: E731
+        60 + 480 * (gain - low) / (high - low or 1),
+        40 + 240 * (drop - best) / (worst - best or 1),
+    )
+    x0, y0 = place(0, 0)
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 320" font-family="sans-serif" '
+        'font-size="12"><rect width="640" height="320" fill="#fff"/>'
+        f'<path d="M60,{y0:.0f}h480M{x0:.0f},40v240" stroke="#bbb"/>'
+        f'<text x="545" y="{y0 + 4:.0f}">gain on the task</text>'
+        f'<text x="{x0:.0f}" y="310" text-anchor="middle">loss elsewhere</text>'
+        f'<text x="60" y="30">task {low:+.0f} to {high:+.0f} points, benchmarks {-worst:+.1f} to '
+        f"{-best:+.1f}</text>"
+    ]
+    for study, arm, gain, loss, *_ in arms:
+        method = arm.partition(",")[0]
+        colour = {"sft": "#d55e00", "s3ft": "#0072b2"}.get(method, "#999")
+        x, y = place(gain, loss)
+        parts.append(
+            f'<path d="M{x0:.1f},{y0:.1f}L{x:.1f},{y:.1f}" stroke="{colour}" stroke-width="1.5"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"><title>{study}: {arm}'
+            f"</title></circle>"
+        )
+    for k, (method, colour) in enumerate(
+        (("sft", "#d55e00"), ("s3ft", "#0072b2"), ("others", "#999"))
+    ):
+        parts.append(f'<text x="{440 + 45 * k}" y="30" fill="{colour}">{method}</text>')
+    return "".join(parts) + "</svg>\n"
+
+
+def ranks_alike(a, b):
+    """Spearman's rank correlation, with mean ranks for ties."""
+
+    def ranks(values):
+        values = np.array(values)
+        below = (values[:, None] > values).sum(1)
+        return below + ((values[:, None] == values).sum(1) - 1) / 2
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def drift_line(arms):
+    """What drift tells of the drops, over all arms that have it."""
+    moved = [arm for arm in arms if arm[5] is not None]
+    parts = []
+    for name, k in ("the average drop", 3), ("the drop on IFEval", 4):
+        known = [arm for arm in moved if arm[k] is not None]
+        if len(known) > 2:
+            rho = ranks_alike([arm[5] for arm in known], [arm[k] for arm in known])
+            parts.append(f"with {name} {rho:.2f} ({len(known)} arms)")
+    return "Rank correlation of drift " + ", ".join(parts) if parts else "Not measured yet."
 
 
 def mean(scores):
@@ -281,6 +391,8 @@ def refresh(text):
 
     def block(match):
         name = match[1]
+        if name == "drift":
+            return f"<!-- drift -->\n{drift_line(arms_of(studies))}\n<!-- end -->"
         if name != "summary" and name not in studies:
             raise InputError(f"<!-- {name} -->: there is no {name}.json; mend the name")
         table = summary(studies) if name == "summary" else study_table(studies[name])
@@ -294,6 +406,8 @@ def main():
         for argument in sys.argv[1:]:
             name, _, study = argument.partition("=")
             collect(name, Path(study))
+        studies = {file.stem: read_study(file) for file in sorted(RESULTS.glob("*.json"))}
+        write_text(RESULTS / "arms.svg", draw_arms(arms_of(studies)))
         for page in PAGES:
             text = page.read_text(encoding="utf-8")
             write_text(page, refresh(text))
