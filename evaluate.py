@@ -114,11 +114,11 @@ FREE_TEXT = {"svamp": (gsm8k, judges.numeric), "ifeval": (ifeval, ifeval.judge)}
 MOST_FOR_DRIFT = 200  # responses of the base
 
 
-def evaluate(model, tokenizer, out, arm, examples, judge, items, limit, metrics):
+def evaluate(model, tokenizer, out, arm, task, examples, judge, items, limit, metrics):
     """Score a model on the task's test `examples` and on the benchmarks' `items` {name: list}.
 
-    Returns {score: {n, score, low, high}}: the judge's of the task under "task", those of
-    metrics(response, example) under "task NAME". Responses go to out/arm/eval.jsonl, items to
+    Returns {score: {n, score, low, high}}: the judge's under the task's name, those of
+    metrics(response, example) under "TASK NAME". Responses go to out/arm/eval.jsonl, items to
     out/bench.jsonl.
     """
     tables = defaultdict(list)
@@ -128,10 +128,10 @@ def evaluate(model, tokenizer, out, arm, examples, judge, items, limit, metrics)
             tables[f"{prefix} {name}"] += value if isinstance(value, list) else [value]
 
     for row in answer(model, tokenizer, out / arm / "eval.jsonl", examples, judge, limit, metrics):
-        tables["task"].append(int(row["response"]["correct"]))
-        collect("task", row["metrics"])
+        tables[task].append(int(row["response"]["correct"]))
+        collect(task, row["metrics"])
     journal = Journal(out / "bench.jsonl", ("model", "bench", "id"))
-    answered = examples[:MOST_FOR_DRIFT]
+    answered = examples[:: math.ceil(len(examples) / MOST_FOR_DRIFT)]  # of all kinds
     for name, of in {"drift": answered, **items}.items():
         todo = [item for item in of if (arm, name, item.id) not in journal.rows]
         if name == "drift":
@@ -155,7 +155,9 @@ def answer(model, tokenizer, file, examples, judge, limit, metrics):
     generate_and_judge(model, tokenizer, journal, "response", examples, judge, limit)
     for example in parallel.mine(examples):
         said = judges.after_thought(journal.rows[example.id]["response"]["text"])
-        journal.add(example.id, metrics=metrics(said, example))
+        found = metrics(said, example)
+        if journal.rows[example.id].get("metrics") != found:
+            journal.add(example.id, metrics=found)
     journal.sync()
     ids = [example.id for example in examples]
     journal.compact({**dict.fromkeys(ids), **journal.rows})  # others are of a larger --bench-limit

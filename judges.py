@@ -266,7 +266,7 @@ def reading(response, example):
         return Verdict(False, "empty, or more than 60 words")
     golds = [gold[1:] if gold[0] in LEADING and gold[1:] else gold for gold in golds]
     sentences = split_sentences(response)
-    abstaining = abstentions(response)
+    abstaining = [ABSTAINS.search(sentence) for sentence in sentences]
     if not golds:
         return RIGHT if all(abstaining) else Verdict(False, "no abstention")
     if any(abstaining):

@@ -20,7 +20,7 @@ from files import InputError, read_json, read_jsonl, write_text
 
 SOURCES = ("own", "paraphrase", "gold")
 BENCHMARKS = ("mmlu acc", "truthfulqa mc2", "hellaswag acc_norm", "winogrande acc", "svamp acc")
-IFEVAL = "ifeval prompt_level_strict_acc"  # no part of the mean, which is the paper's
+IFEVAL = "ifeval prompt_level_strict_acc"  # no part of the mean: the paper's benchmarks are
 BASELINES = ("base", "sft", "ssr", "sdft", "self")  # other arms are compared with all
 MEAN = "benchmarks, mean"
 LOGPROB = "log-probability per token"
@@ -54,7 +54,8 @@ def summary(out):
 
     scores {measure: {name: estimate}}, comparisons {measure: {"a − b": what compare gives}},
     targets {method: {source: count}}, candidates {property: {source: values}},
-    losses {method: [loss of a step]}, examples {source: [target]}, settings.
+    ranks {measure: {"order": text}}, losses {method: [loss of a step]}, settings,
+    examples {source: [target]}.
     """
     out = Path(out)
     settings = read_json(out / "config.json")
@@ -99,17 +100,23 @@ def find_rows(out):
     return rows
 
 
+def merged(parts):
+    """The rows of a journal, whose lines may be parts of rows, as after a kill."""
+    rows = defaultdict(dict)
+    for part in parts:
+        rows[part["id"]].update(part)
+    return rows.values()
+
+
 def read_candidates(path):
     """{property: {source: values}} of the responses whose log-probability is known."""
-    rows = defaultdict(dict)
-    for part in read_rows(path):
-        rows[part["id"]].update(part)
+    rows = merged(read_rows(path))
     found = {LOGPROB: defaultdict(list), "tokens": defaultdict(list)}
-    for row in rows.values():
+    for row in rows:
         row["gold"] = {"ids": row["gold_ids"]}
         row["own_logprob"] = row.get("own", {}).get("logprob")
     for source in SOURCES:
-        for row in rows.values():
+        for row in rows:
             logprob = row.get(f"{source}_logprob")  # given the prompt
             if logprob is not None:
                 tokens = len(row[source]["ids"])
@@ -127,7 +134,7 @@ def read_items(out, task):
     """{measure: {arm: {id: score}}}, the task first."""
     items = defaultdict(lambda: defaultdict(dict))
     for path in sorted(out.glob("*/eval.jsonl")):
-        for row in read_rows(path):
+        for row in merged(read_rows(path)):
             if "correct" in row["response"]:
                 scores = {task: int(row["response"]["correct"])}
                 metrics = {f"{task} {name}": x for name, x in row.get("metrics", {}).items()}
@@ -181,14 +188,21 @@ def score(items, rows):
 
 
 def ranks(scores, task, rows):
-    """{measure of the task: {order: "s3ft > sft > base"}} if it depends on the measure."""
-    found = {}
+    """{measure of the task: {order: "s3ft > sft > base"}} if two measures contradict each other."""
+    tables = {}
     for measure, table in scores.items():
-        if measure.partition(" ")[0] == task and "answerable" not in measure:
-            order = sorted(set(rows) & set(table), key=lambda name: -table[name]["score"])
-            found[measure] = {"order": " > ".join(order)}
-    orders = {each["order"] for each in found.values()}
-    return found if len(orders) > 1 else {}
+        if (measure == task or measure.startswith(f"{task} ")) and "answerable" not in measure:
+            tables[measure] = {name: table[name]["score"] for name in rows if name in table}
+    common = [name for name in rows if all(name in table for table in tables.values())]
+    turned = False
+    for a, b in itertools.combinations(common, 2):
+        signs = {np.sign(table[a] - table[b]) for table in tables.values()}
+        turned = turned or {-1, 1} <= signs
+    found = {}
+    for measure, table in tables.items() if turned else ():
+        order = sorted(common, key=lambda name: -table[name])
+        found[measure] = {"order": " > ".join(order)}
+    return found
 
 
 def text(figures):

@@ -121,7 +121,7 @@ def needs_paraphrase(row, options):
     for sources in (METHODS[method] for method in options.method):
         if "paraphrase" in sources:
             before = sources[: sources.index("paraphrase")]
-            if not first_acceptable(row, before, options)[1]:
+            if not any(acceptable(row, source, options) for source in before):
                 return True
     return False
 
@@ -227,7 +227,8 @@ def fine_tune(targets, arm, seed, options):
     dropout = RowDropout(LORA_DROPOUT)
     weigh_by = WEIGH.get(arm.partition(".")[0])
     if not options.full:
-        llama.add_lora(model, options.lora_rank, LORA_ALPHA, dropout, seed, options.lora_on)
+        on = options.lora_on or llama.PROJECTIONS
+        llama.add_lora(model, options.lora_rank, LORA_ALPHA, dropout, seed, on)
     train(
         model,
         [Row(tokenizer.prompt_ids(t["messages"]), t["ids"], of=t) for t in targets],
@@ -310,12 +311,13 @@ def rate(work):
 def score_arm(arm, model, tokenizer, test_set, judge, items, options):
     """Evaluate a model; returns the scores of all arms so far, as eval.json holds them."""
     limit, out = options.max_new_tokens, options.out
-    metrics = jsonl.METRICS.get(options.eval_judge, lambda response, example: {})
-    found = evaluate.evaluate(model, tokenizer, out, arm, test_set, judge, items, limit, metrics)
+    name = Path(options.task).stem
+    by_judge = jsonl.METRICS.get(options.eval_judge, lambda response, example: {})
+    metrics = getattr(TASKS.get(options.task), "metrics", by_judge)
+    more = test_set, judge, items, limit, metrics
+    found = evaluate.evaluate(model, tokenizer, out, arm, name, *more)
     file = out / "eval.json"
     scores = read_json(file, dict) if file.exists() else {}
-    name = Path(options.task).stem
-    found = {measure.replace("task", name, 1): value for measure, value in found.items()}
     scores[arm] = scores.get(arm, {}) | found
     if parallel.is_main:
         write_json(file, scores)
@@ -440,7 +442,8 @@ def open_run(options, train_set, test_set, judge, tokenizer):
         return write_json(file, settings)
     old = read_json(file, dict)
     for name in {**settings, **old}:
-        if old.get(name) != settings.get(name) and name != "torch":
+        same = old.get(name, "None") == settings.get(name, "None")  # an option may be new
+        if not same and name != "torch":
             what = f"was made with {name} = {old.get(name)!r}, now it is {settings.get(name)!r}"
             raise InputError(f"{options.out}: {what}; use another --out, or the same settings")
     say(f"{options.out}: continues where it stopped")
@@ -553,8 +556,7 @@ def parse(argv=None):
     add("lr", "peak learning rate (default: 2e-4, with --full 1e-5)", number(float, 0))
     add("batch", "examples of an optimiser step", size, 8)
     add("lora-rank", "rank of the adapters", size, 8)
-    known = llama.PROJECTIONS
-    add("lora-on", "projections with adapters (default: all)", names(known), [*known])
+    add("lora-on", "projections with adapters (default: all)", names(llama.PROJECTIONS))
     flag("full", "train all weights instead of LoRA")
     add("micro-tokens", "tokens of a forward pass in training", size)
     flag("recompute", "in training keep the inputs of layers alone: less memory, more time")

@@ -112,7 +112,7 @@ def pack(rows, device):
         positions += range(len(row) - 1)
         predicts += [False] * (len(row.prompt) - 1) + [True] * len(row.target)
         weights = row.weight if isinstance(row.weight, list) else [row.weight] * len(row.target)
-        for token, weight in zip(row.target, weights):
+        for token, weight in zip(row.target, weights, strict=True):
             places.append(weight if isinstance(weight, list) else [(token, weight)])
     most = max(map(len, places), default=1)
     places = [place + [(0, 0.0)] * (most - len(place)) for place in places]

@@ -60,5 +60,6 @@ def load_svamp(directory):
 def metrics(response, example):
     """flexible_extract: is the last number right? As in lm-evaluation-harness 0.4.13."""
     numbers = re.findall(r"-?[$0-9.,]{2,}|-?[0-9]+", response) or ["[invalid]"]
-    said, gold = (re.sub(r"[,$]|\.$", "", text) for text in (numbers[-1], example.check["answer"]))
+    texts = numbers[-1], example.check["answer"]
+    said, gold = (re.sub("[,$]", "", text).removesuffix(".") for text in texts)
     return {"flexible_extract": int(said == gold)}

@@ -97,7 +97,7 @@ def metrics(response, example):
     lenient: the response holds a gold answer and abstains nowhere, or abstains somewhere. All
     stand by themselves once more for answerable and for unanswerable questions.
     """
-    golds = [*filter(None, map(normalise, example.check["answers"]))]
+    golds = [*filter(None, map(normalise, example.check.get("answers", [])))]
     part = "answerable" if golds else "unanswerable"
     abstains = abstentions(response)
     said = [] if abstains and all(abstains) else normalise(response)

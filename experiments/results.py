@@ -219,9 +219,8 @@ def claims(study, sft, method):
     found = compare([(task[method], task[sft])])
     score = {"higher": "held", "lower": "not held"}.get(found["outcome"], undecided(found))
 
-    found = drop(study, sft)
-    cut = undecided(found) if found["difference"] > 0 else UNDECIDED
-    if found["low"] > 0:  # else there is nothing to cut
+    cut = UNDECIDED
+    if drop(study, sft)["low"] > 0:  # else there is nothing to cut
         groups = []
         for scores in benchmarks(study):
             arms = [list(scores[arm].values()) for arm in ("base", sft, method)]

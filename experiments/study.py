@@ -76,7 +76,8 @@ def choose(settings, scores, method):
 def step(options, name, before, *calls):
     """Call s3ft.py once or more on out/name; {arm: the judge's score of the task}.
 
-    What the step `before` has of the base model is taken over.
+    What the step `before` has of the base model is taken over; only its candidates if it has
+    another test set.
     """
     out = options.out / name
     if not (out / "run.json").exists():
@@ -95,6 +96,8 @@ def take_over(before, out):
     with replace(out) as new:
         new.mkdir()
         shutil.copy(before / "candidates.jsonl", new)
+        if before.name.startswith("validate") != out.name.startswith("validate"):
+            return
         shutil.copytree(before / "base", new / "base")
         if (before / "bench.jsonl").exists():
             rows = [row for _, row in read_jsonl(before / "bench.jsonl")]

@@ -3,8 +3,8 @@
     python forks/grape.py --task mbpp --ckpt ./llama --samples 4 [--least -1.0] [options of s3ft.py]
 
 Likeliest a token, under the base model, given x alone. Own responses and samples have to be right,
-and so have paraphrases, which are asked for where no own response is; gold is one of them all. A
-response below --least, in nats a token, gives way to gold.
+and so have paraphrases, which are asked for where no own response is right. Gold is one of them; a
+response below --least, in nats a token, gives way to it.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 In each step the current model answers the prompts at temperature 1. Its answer is pulled towards
 what the frozen base, which is shown the gold response, would say at each place: the loss is the KL
-divergence of the model from that base, a token, over the TOP tokens that the model finds likeliest.
-There is no judge. Σ p (log p - log q) ∇log p is its gradient, so p (log q - log p) are the weights.
+divergence of the model from that base, a token. There is no judge. Its gradient is the sum of
+p (log p - log q) ∇log p, so p (log q - log p) are the weights, of the TOP likeliest tokens.
 """
 
 import dataclasses
@@ -31,10 +31,12 @@ def weigh(model, base, tokenizer, options, rows):
     limit = options.max_new_tokens
     responses = sampler.generate(model, tokenizer, prompts, limit, temperature=1.0, seed=seed)
     own = [response.ids for response in responses]
-    ours = sampler.token_values(model, prompts, own, log_softmax)
-    theirs = sampler.token_values(base, informed, own, log_softmax)
     found = []
-    for row, ids, log_p, log_q in zip(rows, own, ours, theirs):
+    for row, asked, ids in zip(
+        rows, informed, own
+    ):  # one by one: a row of n tokens takes n · vocab
+        (log_p,) = sampler.token_values(model, [row.prompt], [ids], log_softmax)
+        (log_q,) = sampler.token_values(base, [asked], [ids], log_softmax)
         log_p, tokens = log_p.topk(min(TOP, log_p.shape[1]))  # (n, TOP)
         weights = log_p.exp() * (log_q.gather(1, tokens) - log_p)
         pairs = [[*zip(*place)] for place in zip(tokens.tolist(), weights.tolist())]

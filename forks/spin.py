@@ -52,8 +52,8 @@ if __name__ == "__main__":
         first = options.out
         for k in range(2, mine.iterations + 1):
             once(options)
-            model = (options.out / "spin/model").resolve()
-            options.ckpt, options.out = model, Path(f"{first}-{k}")
+            options.ckpt = (options.out / "spin/model").resolve()
+            options.out, options.import_responses = Path(f"{first}-{k}"), None
         return once(options)
 
     s3ft.run = run

@@ -74,7 +74,9 @@ def test_each_method_has_the_setting_that_is_best_for_it(tmp_path, monkeypatch):
     assert ["--validate 0.25" in call for call in calls] == [True] * 3 + [False] * 3
     assert "--method s3ft --seeds 3,4" in calls[3] and "--method sdft,ssr" in calls[4]
     assert "--lr 3e-4 --epochs 1 --method sft --seeds 3,4" in calls[5]
-    assert taken_over[:4] == [set(), *[{"base", "bench.jsonl", "candidates.jsonl"}] * 3]
+    all_of_it = {"base", "bench.jsonl", "candidates.jsonl"}
+    assert taken_over[:4] == [set(), all_of_it, all_of_it, {"candidates.jsonl"}]
+    assert taken_over[5] == all_of_it
     assert (
         study.choose(["a", "b"], {"a": {"sft": 2, "s3ft": 1}, "b": {"sft": 1, "s3ft": 2}}, "sft")
         == "a"

@@ -262,6 +262,9 @@ def test_a_finished_run_is_left_as_it_is(whole, arguments, tmp_path, monkeypatch
     assert found["scores"] == json.loads(whole[0].stdout)["scores"]
     assert f"{out}: continues where it stopped" in said and "sft: is trained already" in said
     other = write_rows(tmp_path / "test.jsonl", [{"prompt": "x", "gold": "y"}])
+    config = json.loads((out / "config.json").read_text())
+    del config["lora_on"]  # as before there was this option
+    (out / "config.json").write_text(json.dumps(config))
     for name, value in ("lr", 0.5), ("seed", 1), ("test", other):
         code, _, said = command(*arguments, f"--{name}", value, "--out", out)
         assert code == 2 and f"{out}: was made with {name} = " in said[-1]

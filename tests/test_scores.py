@@ -1,7 +1,5 @@
 """The field's own scores beside the judges' verdicts, and IFEval's checks."""
 
-import json
-
 import pytest
 from test_s3ft import write_rows
 
@@ -119,7 +117,8 @@ def test_prompts_of_ifeval(tmp_path, monkeypatch):
     ],
 )
 def test_squad_scores(response, answers, exact_match, f1, lenient):
-    scores = nq.metrics(response, Example("1", user("x"), "", {"answers": answers}))
+    check = {"answers": answers} if answers else {}
+    scores = nq.metrics(response, Example("1", user("x"), "", check))
     part = "answerable" if answers else "unanswerable"
     expected = {"exact_match": exact_match, "f1": pytest.approx(f1), "lenient": lenient}
     assert scores == expected | {f"{part} {name}": value for name, value in expected.items()}
@@ -131,6 +130,7 @@ def test_squad_scores(response, answers, exact_match, f1, lenient):
         ("It is 72 dollars, not 70.", "70", 1),
         ("#### $1,250.", "1,250", 1),
         ("-3", "3", 0),
+        ("5.$", "5", 1),
         ("none", "3", 0),
     ],
 )
@@ -161,13 +161,14 @@ def test_winogrande(tmp_path):
 
 
 def test_the_order_of_arms_may_depend_on_the_measure(tmp_path):
-    for arm, correct, f1 in (("base", False, 0.5), ("sft", True, 0.2)):
-        row = {"id": 1, "response": {"correct": correct}, "metrics": {"f1": f1, "lenient": 1}}
-        (tmp_path / arm).mkdir()
-        (tmp_path / arm / "eval.jsonl").write_text(json.dumps(row) + "\n")
+    for arm, correct, f1 in (("base", False, 0.5), ("sft", True, 0.2), ("ssr", True, 0.2)):
+        response = {"id": 1, "response": {"correct": correct}}
+        rows = [response, {"id": 1, "metrics": {"f1": f1, "lenient": 1}}]  # as a kill leaves them
+        write_rows(tmp_path / arm / "eval.jsonl", rows)
     (tmp_path / "config.json").write_text('{"task": "nq"}')
     figures = report.summary(tmp_path)
     assert [*figures["scores"]][:3] == ["nq f1", "nq lenient", "nq"]  # the field's first
-    assert figures["ranks"]["nq"]["order"] == "sft > base"
-    assert figures["ranks"]["nq f1"]["order"] == "base > sft"
+    assert figures["ranks"]["nq"]["order"] == "sft > ssr > base"
+    assert figures["ranks"]["nq f1"]["order"] == "base > sft > ssr"
     assert "the order depends on  order" in report.text(figures)
+    assert not report.ranks(figures["scores"], "nq", ["sft", "ssr"])  # equals contradict nobody

@@ -79,6 +79,22 @@ def test_loss_and_gradients_are_those_of_the_sum(tmp_path, full):
         assert not differences(gradients(model), expected)
 
 
+def test_a_place_may_have_several_tokens_and_every_target_has_a_weight(tmp_path):
+    model, dropout = load(tmp_path)
+    alone, both = Row([1, 2], [3]), Row([1, 2], [3], [[(3, 1.0), (7, 0.5), (9, -2.0)]])
+    model.eval()
+    loss = sum(w * loss_by_autograd(model, [Row([1, 2], [t])]) for t, w in both.weight[0])
+    loss.backward()
+    expected = gradients(model.train())
+    found = accumulate_gradients(model, [both, Row([4], [5], 0.0)], 10_000, dropout)
+    assert 2 * found == pytest.approx(loss.item(), rel=1e-5)
+    found = {name: 2 * gradient for name, gradient in gradients(model).items()}
+    assert not differences(found, expected)
+    alone.weight = [1.0, 1.0]
+    with pytest.raises(ValueError):
+        accumulate_gradients(model, [alone], 10_000, dropout)
+
+
 def test_weigh_sets_weights_and_adds_rows_under_the_current_model(tmp_path):
     model, dropout = load(tmp_path)
     asked, seeds = [], set()
