@@ -146,7 +146,7 @@ def test_bad_rows_are_named(sets, file, text, said):
 
 
 def test_a_missing_set_names_its_command(tmp_path):
-    for name in benchmarks.LOADERS:
+    for name in benchmarks.LOADERS.keys() - {"winogrande"}:
         with pytest.raises(InputError, match=f"`python data/fetch.py {name}`"):
             benchmarks.load(name, tmp_path / "nowhere")
     with pytest.raises(InputError, match="6 shots of mmlu: there are 5"):
