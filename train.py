@@ -104,7 +104,7 @@ def pack(rows, device):
     """Rows laid end to end, without padding.
 
     ids and positions (1, N); predicts (N,): is the next token a target? targets and weights (M, K)
-    of the M places where it is, and the K tokens that most have a weight there: mostly one.
+    of the M places where it is. K tokens of a place may have a weight; mostly one has.
     """
     ids, positions, predicts, places = [], [], [], []
     for row in rows:
