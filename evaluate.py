@@ -127,7 +127,8 @@ def evaluate(model, tokenizer, out, arm, task, examples, judge, items, limit, me
         for name, value in scores.items():
             tables[f"{prefix} {name}"] += value if isinstance(value, list) else [value]
 
-    for row in answer(model, tokenizer, out / arm / "eval.jsonl", examples, judge, limit, metrics):
+    file = out / arm / "eval.jsonl"
+    for row in answer(model, tokenizer, file, examples, judge, limit, metrics):
         tables[task].append(int(row["response"]["correct"]))
         collect(task, row["metrics"])
     journal = Journal(out / "bench.jsonl", ("model", "bench", "id"))

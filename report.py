@@ -138,8 +138,9 @@ def read_items(out, task):
             if "correct" in row["response"]:
                 scores = {task: int(row["response"]["correct"])}
                 metrics = {f"{task} {name}": x for name, x in row.get("metrics", {}).items()}
-                standard_first = metrics | scores if f"{task} f1" in metrics else scores | metrics
-                for measure, score in standard_first.items():
+                if f"{task} f1" in metrics:  # the field's own measure stands first
+                    scores = metrics | scores
+                for measure, score in {**scores, **metrics}.items():
                     items[measure][path.parent.name][row["id"]] = score
     for row in read_rows(out / "bench.jsonl"):
         for metric, score in row["scores"].items():
@@ -193,7 +194,9 @@ def ranks(scores, task, rows):
     for measure, table in scores.items():
         if (measure == task or measure.startswith(f"{task} ")) and "answerable" not in measure:
             tables[measure] = {name: table[name]["score"] for name in rows if name in table}
-    common = [name for name in rows if all(name in table for table in tables.values())]
+    common = list(rows)
+    for table in tables.values():
+        common = [name for name in common if name in table]
     turned = False
     for a, b in itertools.combinations(common, 2):
         signs = {np.sign(table[a] - table[b]) for table in tables.values()}

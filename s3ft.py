@@ -517,11 +517,15 @@ def names(known):
     return check
 
 
+def seeds(text):
+    """An argparse type: a comma-separated list of seeds."""
+    return [number(int, -1)(part) for part in text.split(",")]
+
+
 def parse(argv=None):
     """The options as they were given."""
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     size, count = number(int, 0), number(int, -1)
-    seeds = lambda text: [count(part) for part in text.split(",")]  # noqa: E731
 
     def add(name, help, type=str, default=None, **more):
         p.add_argument(f"--{name}", help=help, type=type, default=default, **more)

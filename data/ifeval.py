@@ -1,9 +1,10 @@
 """IFEval, instructions that a program can check (Zhou et al. 2023, arXiv 2311.07911).
 
-The authors' input_data.jsonl: 541 prompts, 834 instructions of 25 kinds. A check is the authors',
-as lm-evaluation-harness 0.4.13 has it; but signs are counted where it counts a random letter, and
-the language detector is seeded. Five kinds need the packages langdetect
-or nltk, with nltk's punkt_tab; without them these kinds are left out (`missing` names them).
+The authors' input_data.jsonl has 541 prompts with 834 instructions of 25 kinds. The checks are
+those of lm-evaluation-harness 0.4.13, with two differences. Where it counts a random letter in
+place of a sign such as "#", the sign is counted. The language detector is seeded.
+Five kinds need langdetect, or nltk with its punkt_tab. Without them `missing` names these kinds,
+and they are left out.
 """
 
 import functools

@@ -37,6 +37,7 @@ SIDE_SCORES = {  # {measure: column}, of those that a study has
     "svamp acc": "svamp",
     report.IFEVAL: "ifeval",
 }
+COLOURS = {"sft": "#d55e00", "s3ft": "#0072b2", "others": "#999"}  # of the figure
 UNDECIDED = "not decidable"
 
 
@@ -143,6 +144,10 @@ def read_study(file):
             tables = [table[arm] for arm in arms]
             scores[measure][method] = mean_by_item(tables)
     return Study(task, seeds, scores, record["figures"]["targets"], record["logprobs"])
+
+
+def read_studies():
+    return {file.stem: read_study(file) for file in sorted(RESULTS.glob("*.json"))}
 
 
 def order(arm):
@@ -302,15 +307,19 @@ def arms_of(studies):
 
 
 def draw_arms(arms):
-    """An SVG with an arrow an arm, from the base: to the right what the task gains, down what the
-    benchmarks lose."""
+    """An SVG with a line from the base to each arm.
+
+    To the right is what the task gains, downward what the benchmarks lose.
+    """
     gains, drops = (np.array([arm[k] for arm in arms]) for k in (2, 3))
     low, high = min(0, gains.min()), max(0, gains.max())
     best, worst = min(0, drops.min()), max(0, drops.max())
-    place = lambda gain, drop: (  # noqa: E731
-        60 + 480 * (gain - low) / (high - low or 1),
-        40 + 240 * (drop - best) / (worst - best or 1),
-    )
+
+    def place(gain, drop):
+        x = 60 + 480 * (gain - low) / (high - low or 1)
+        y = 40 + 240 * (drop - best) / (worst - best or 1)
+        return x, y
+
     x0, y0 = place(0, 0)
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 320" font-family="sans-serif" '
@@ -323,16 +332,14 @@ def draw_arms(arms):
     ]
     for study, arm, gain, loss, *_ in arms:
         method = arm.partition(",")[0]
-        colour = {"sft": "#d55e00", "s3ft": "#0072b2"}.get(method, "#999")
+        colour = COLOURS.get(method, COLOURS["others"])
         x, y = place(gain, loss)
         parts.append(
             f'<path d="M{x0:.1f},{y0:.1f}L{x:.1f},{y:.1f}" stroke="{colour}" stroke-width="1.5"/>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"><title>{study}: {arm}'
             f"</title></circle>"
         )
-    for k, (method, colour) in enumerate(
-        (("sft", "#d55e00"), ("s3ft", "#0072b2"), ("others", "#999"))
-    ):
+    for k, (method, colour) in enumerate(COLOURS.items()):
         parts.append(f'<text x="{440 + 45 * k}" y="30" fill="{colour}">{method}</text>')
     return "".join(parts) + "</svg>\n"
 
@@ -384,9 +391,7 @@ def markdown(table):
 
 def refresh(text):
     """A Markdown text with all its tables written anew."""
-    studies = {}
-    for file in sorted(RESULTS.glob("*.json")):
-        studies[file.stem] = read_study(file)
+    studies = read_studies()
 
     def block(match):
         name = match[1]
@@ -405,8 +410,7 @@ def main():
         for argument in sys.argv[1:]:
             name, _, study = argument.partition("=")
             collect(name, Path(study))
-        studies = {file.stem: read_study(file) for file in sorted(RESULTS.glob("*.json"))}
-        write_text(RESULTS / "arms.svg", draw_arms(arms_of(studies)))
+        write_text(RESULTS / "arms.svg", draw_arms(arms_of(read_studies())))
         for page in PAGES:
             text = page.read_text(encoding="utf-8")
             write_text(page, refresh(text))

