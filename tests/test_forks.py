@@ -131,7 +131,7 @@ def without_method(arguments):
     return arguments[:at] + arguments[at + 2 :]
 
 
-@pytest.mark.parametrize("name", ["spin", "onpolicy"])
+@pytest.mark.parametrize("name", ["spin", "dft", "grape", "onpolicy"])
 def test_a_fork_goes_on_and_two_processes_give_what_one_gives(arguments, tmp_path, name):
     args, program = without_method(arguments), f"forks/{name}.py"
     whole = kill.finish(args, tmp_path / "whole", program=program)

@@ -52,7 +52,7 @@ def differences(found, expected):
     """Names of the gradients that are not equal."""
     assert found.keys() == expected.keys() and found
     errors = {name: (found[name] - expected[name]).norm() for name in found}
-    return [name for name in found if errors[name] > 1e-4 * expected[name].norm() + 1e-7]
+    return [name for name in found if errors[name] > 1e-5 * expected[name].norm() + 1e-7]
 
 
 def losses(directory):
