@@ -1,10 +1,11 @@
 """The tables of RESULTS.md and README.md, made from experiments/results/*.json.
 
     python experiments/results.py                # write all tables anew
-    python experiments/results.py NAME=STUDY …   # first make NAME.json from a finished study
+    python experiments/results.py NAME=STUDY …   # first make NAME.json from a study
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; the one named summary has a row a study.
-NAME.json holds the score of every test item under every arm, so that all intervals can be checked.
+A study is a run directory of s3ft.py; or a folder of them, whose `main` comes first. A table stands
+between `<!-- NAME -->` and `<!-- end -->`; the one named summary has a row a study. NAME.json holds
+the score of every test item under every arm, so that all intervals can be checked.
 """
 
 import json
@@ -30,12 +31,11 @@ DRIFT = "drift nats"
 SIDE_SCORES = {  # {measure: column}, of those that a study has
     **{name: name for name in ("answerable", "unanswerable", "svamp")},  # of earlier studies
     "nq": "judge",
-    "nq lenient": "lenient",
-    "nq answerable f1": "answerable",
-    "nq unanswerable f1": "unanswerable",
+    "nq answerable f1": "answerable f1",
+    "nq answerable lenient": "holds an answer",
+    "nq unanswerable lenient": "abstains",
     "gsm8k flexible_extract": "flexible",
     "svamp acc": "svamp",
-    report.IFEVAL: "ifeval",
 }
 COLOURS = {"sft": "#d55e00", "s3ft": "#0072b2", "others": "#999"}  # of the figure
 UNDECIDED = "not decidable"
@@ -45,29 +45,30 @@ UNDECIDED = "not decidable"
 
 
 def collect(name, study):
-    """Write NAME.json of a study that experiments/study.py has finished."""
-    main = study / "main"
-    if not (main / "run.json").exists():
-        raise InputError(f"{study}: is no finished study; run experiments/study.py first")
+    """Write NAME.json of a study. An arm that main has too is named after its step: "sft, r64"."""
+    main = study if (study / "config.json").exists() else study / "main"
+    if not (main / "config.json").exists():
+        raise InputError(f"{study}: is no study; run experiments/study.py or s3ft.py first")
     settings = read_json(main / "config.json", dict)
     task = settings["task"]
     settings |= {"ckpt": Path(settings["ckpt"]).name, "data": task}  # no paths of this machine
-    items = report.read_items(main, task)
-    targets = count_targets(main)
-    for file in sorted(study.glob("*/run.json")):
+    items, targets = report.read_items(main, task), count_targets(main)
+    for file in sorted(study.glob("*/config.json")):
         step = file.parent
-        suffix = "" if step.name == "sft" else f", {step.name}"
         if step.name == "main" or step.name.startswith("validate"):
             continue
-        for method, counts in count_targets(step).items():
-            targets[method + suffix] = counts
+        counts = count_targets(step)
+        suffix = {method: f", {step.name}" if method in targets else "" for method in counts}
+        for method in counts:
+            targets[method + suffix[method]] = counts[method]
         for measure, arms in report.read_items(step, task).items():
-            arms.pop("base")  # main has it
+            del arms["base"]  # main has it
             for arm, scores in arms.items():
-                items[measure][arm + suffix] = scores
+                items[measure][arm + suffix[arm.partition(".")[0]]] = scores
+    chosen = study / "chosen.json"
     record = {
         "settings": settings,
-        "chosen": read_json(study / "chosen.json", dict),
+        "chosen": read_json(chosen, dict) if chosen.exists() else {},
         "figures": {"targets": targets},
         "items": shorten(items, task),
         "logprobs": read_logprobs(main / "candidates.jsonl"),
@@ -87,7 +88,10 @@ def count_targets(step):
 
 
 def shorten(items, task):
-    """{measure: {arm: "0110", or a list of numbers}}, in the order of the base's items."""
+    """{measure: {arm: "01-0", or a list of numbers}}, in the order of the base's items.
+
+    "-" or None stands for an item that the arm was not asked.
+    """
     found = {}
     for measure, arms in items.items():
         found[measure] = {}
@@ -99,9 +103,9 @@ def shorten(items, task):
 
 
 def in_order(scores, ids):
-    values = [round(scores[id], 4) for id in ids]
-    if set(values) <= {0, 1}:
-        return "".join(str(int(value)) for value in values)
+    values = [round(scores[id], 4) if id in scores else None for id in ids]
+    if set(values) <= {0, 1, None}:
+        return "".join("-" if value is None else str(int(value)) for value in values)
     return values
 
 
@@ -159,10 +163,12 @@ def order(arm):
 
 
 def mean_by_item(tables):
-    """{number: mean score} of lists of scores, or of texts of 0 and 1."""
-    values = [list(map(float, table)) for table in tables]
-    means = np.mean(values, axis=0)
-    return dict(enumerate(means.tolist()))
+    """{number: mean score} of the items that all tables have; they are as `shorten` has them."""
+    means = {}
+    for k, scores in enumerate(zip(*tables)):
+        if not {"-", None} & set(scores):
+            means[k] = sum(map(float, scores)) / len(scores)
+    return means
 
 
 def headline(study):
@@ -187,9 +193,9 @@ def study_table(study):
     """A row a method: scores, the difference to SFT, average drop, and targets by source."""
     task = study.scores[headline(study)]
     side = [name for name in SIDE_SCORES if name in study.scores and name != headline(study)]
-    heads = [SIDE_SCORES[name] for name in side]
-    drift = ["drift"] if DRIFT in study.scores else []
-    heads += ["− sft", "average drop", *drift, "own/paraphrase/gold"]
+    heads = [SIDE_SCORES[name] for name in side] + ["− sft"]
+    heads += ["drop"] * bool(benchmarks(study)) + ["drop: ifeval"] * (report.IFEVAL in study.scores)
+    heads += ["drift"] * (DRIFT in study.scores) + ["own/paraphrase/gold"]
     table = [["", headline(study), *heads]]
     for method, arms in study.seeds.items():
         name = f"{method} ({len(arms)} seeds)" if len(arms) > 1 else method
@@ -198,17 +204,18 @@ def study_table(study):
         for measure in side:
             scores = study.scores[measure]
             row.append(mean(scores[method]))
-        if method == "base":
-            row += [""] * (3 + len(drift))
-        else:
+        if method != "base":
             sft = sft_beside(method, study)
             row.append("" if method == sft else difference(task, method, sft))
-            row.append(show(drop(study, method)))
-            if drift:
+            if benchmarks(study):
+                row.append(show(drop(study, method)))
+            if report.IFEVAL in study.scores:
+                row.append(difference(study.scores[report.IFEVAL], "base", method))
+            if DRIFT in study.scores:
                 row.append(mean(study.scores[DRIFT][method]))
             counts = study.targets[method].values()
             row.append("/".join(map(str, counts)))
-        table.append(row)
+        table.append(row + [""] * (len(table[0]) - len(row)))
     return markdown(table)
 
 
@@ -219,13 +226,11 @@ def sft_beside(method, study):
 
 
 def claims(study, sft, method):
-    """Verdicts on the paper's three claims: task score, average drop, log-probabilities."""
-    task = study.scores[headline(study)]
-    found = compare([(task[method], task[sft])])
-    score = {"higher": "held", "lower": "not held"}.get(found["outcome"], undecided(found))
+    """Verdicts: task score, average drop, IFEval, log-probabilities."""
+    task, ifeval = study.scores[headline(study)], study.scores.get(report.IFEVAL)
 
     cut = UNDECIDED
-    if drop(study, sft)["low"] > 0:  # else there is nothing to cut
+    if benchmarks(study) and drop(study, sft)["low"] > 0:  # else there is nothing to cut
         groups = []
         for scores in benchmarks(study):
             arms = [list(scores[arm].values()) for arm in ("base", sft, method)]
@@ -236,7 +241,16 @@ def claims(study, sft, method):
     own, paraphrase, gold = np.array(list(study.logprobs.values()))
     first = verdict([own - paraphrase])
     second = verdict([paraphrase - gold])
-    return [score, cut, second if first == "held" else first]
+    likeliest = second if first == "held" else first
+    return [above(task, sft, method), cut, above(ifeval, sft, method), likeliest]
+
+
+def above(scores, sft, method):
+    """Whether the method scores above SFT."""
+    if not scores:
+        return ""
+    found = compare([(scores[method], scores[sft])])
+    return {"higher": "held", "lower": "not held"}.get(found["outcome"], undecided(found))
 
 
 def verdict(groups):
@@ -263,7 +277,7 @@ def summary(studies):
     heads = ["base", "sft", "s3ft", "s3ft − sft", "drop: sft", "drop: s3ft"]
     ifeval = any(report.IFEVAL in study.scores for study in studies.values())
     heads += ["ifeval: sft", "ifeval: s3ft"] * ifeval
-    judged = ["task above SFT", f"drop ≤ {CUT} of SFT's", "own likeliest"]
+    judged = ["task above SFT", f"drop ≤ {CUT} of SFT's", "IFEval above SFT", "own likeliest"]
     table = [["points", *heads, *judged]]
     for name, study in studies.items():
         task = study.scores[headline(study)]
@@ -286,61 +300,53 @@ def summary(studies):
     return markdown(table)
 
 
-# The figure, and what drift tells
+# The figures, and what drift tells
 
 
 def arms_of(studies):
-    """[(study, arm, gain on the task, average drop, drop on IFEval, drift)], in points or None."""
+    """[(study, arm, gain on the task, drop on IFEval, drift)] of what has them, in points."""
     found = []
     for name, study in studies.items():
         task = study.scores[headline(study)]
-        for arm in study.seeds:
-            if arm != "base":
+        ifeval, drift = study.scores.get(report.IFEVAL), study.scores.get(DRIFT)
+        for arm in study.seeds if ifeval and drift else ():
+            if arm != "base" and ifeval[arm]:
                 gain = compare([(task[arm], task["base"])])["difference"]
-                general = drop(study, arm)["difference"]
-                ifeval, drift = study.scores.get(report.IFEVAL), study.scores.get(DRIFT)
-                forgot = ifeval and compare([(ifeval["base"], ifeval[arm])])["difference"]
-                moved = drift and np.mean(list(drift[arm].values()))
-                values = [value and 100 * value for value in (gain, general, forgot, moved)]
-                found.append((name, arm, *values))
+                forgot = compare([(ifeval["base"], ifeval[arm])])["difference"]
+                values = gain, forgot, np.mean(list(drift[arm].values()))
+                found.append((name, arm, *(100 * float(value) for value in values)))
     return found
 
 
-def draw_arms(arms):
-    """An SVG with a line from the base to each arm.
+def draw(across, points):
+    """An SVG with a line from the base to each arm, of points [(study, arm, across, down)].
 
-    To the right is what the task gains, downward what the benchmarks lose.
+    To the right goes what `across` names, downward what IFEval loses.
     """
-    gains, drops = (np.array([arm[k] for arm in arms]) for k in (2, 3))
-    low, high = min(0, gains.min()), max(0, gains.max())
-    best, worst = min(0, drops.min()), max(0, drops.max())
+    xs, ys = (np.array([0, *(point[k] for point in points)]) for k in (2, 3))
 
-    def place(gain, drop):
-        x = 60 + 480 * (gain - low) / (high - low or 1)
-        y = 40 + 240 * (drop - best) / (worst - best or 1)
+    def place(x, y):
+        x = 40 + 440 * (x - xs.min()) / (np.ptp(xs) or 1)
+        y = 50 + 240 * (y - ys.min()) / (np.ptp(ys) or 1)
         return x, y
 
     x0, y0 = place(0, 0)
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 320" font-family="sans-serif" '
-        'font-size="12"><rect width="640" height="320" fill="#fff"/>'
-        f'<path d="M60,{y0:.0f}h480M{x0:.0f},40v240" stroke="#bbb"/>'
-        f'<text x="545" y="{y0 + 4:.0f}">gain on the task</text>'
-        f'<text x="{x0:.0f}" y="310" text-anchor="middle">loss elsewhere</text>'
-        f'<text x="60" y="30">task {low:+.0f} to {high:+.0f} points, benchmarks {-worst:+.1f} to '
-        f"{-best:+.1f}</text>"
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 330" font-family="sans-serif" '
+        'font-size="12"><rect width="640" height="330" fill="#fff"/>'
+        f'<path d="M40,{y0:.0f}h440M{x0:.0f},50v240" stroke="#bbb"/>'
+        f'<text x="10" y="20">to the right: {across}, {xs.min():+.0f} to {xs.max():+.0f} points; '
+        f"downward: loss on IFEval, {ys.min():+.0f} to {ys.max():+.0f}</text>"
     ]
-    for study, arm, gain, loss, *_ in arms:
+    for study, arm, *values in points:
         method = arm.partition(",")[0]
         colour = COLOURS.get(method, COLOURS["others"])
-        x, y = place(gain, loss)
+        x, y = place(*values)
         parts.append(
             f'<path d="M{x0:.1f},{y0:.1f}L{x:.1f},{y:.1f}" stroke="{colour}" stroke-width="1.5"/>'
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"><title>{study}: {arm}'
-            f"</title></circle>"
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
+            f'<text x="{x + 6:.1f}" y="{y + 3:.1f}" font-size="9">{study}: {arm}</text>'
         )
-    for k, (method, colour) in enumerate(COLOURS.items()):
-        parts.append(f'<text x="{440 + 45 * k}" y="30" fill="{colour}">{method}</text>')
     return "".join(parts) + "</svg>\n"
 
 
@@ -356,15 +362,11 @@ def ranks_alike(a, b):
 
 
 def drift_line(arms):
-    """What drift tells of the drops, over all arms that have it."""
-    moved = [arm for arm in arms if arm[5] is not None]
-    parts = []
-    for name, k in ("the average drop", 3), ("the drop on IFEval", 4):
-        known = [arm for arm in moved if arm[k] is not None]
-        if len(known) > 2:
-            rho = ranks_alike([arm[5] for arm in known], [arm[k] for arm in known])
-            parts.append(f"with {name} {rho:.2f} ({len(known)} arms)")
-    return "Rank correlation of drift " + ", ".join(parts) if parts else "Not measured yet."
+    """What drift tells of the loss on IFEval, over all arms."""
+    if len(arms) < 3:
+        return "Not measured yet."
+    rho = ranks_alike([arm[4] for arm in arms], [arm[3] for arm in arms])
+    return f"Rank correlation of drift with the loss on IFEval: {rho:.2f} ({len(arms)} arms)"
 
 
 def mean(scores):
@@ -377,7 +379,9 @@ def difference(scores, a, b):
 
 
 def show(found):
-    """A score or a difference, in points: "4.5 [1.7, 7.3]"."""
+    """A score or a difference, in points: "4.5 [1.7, 7.3]"; nothing of nothing."""
+    if not found:
+        return ""
     value = found["difference"] if "difference" in found else found["score"]
     low, high = 100 * found["low"], 100 * found["high"]
     return f"{100 * value:.1f} [{low:.1f}, {high:.1f}]"
@@ -410,7 +414,10 @@ def main():
         for argument in sys.argv[1:]:
             name, _, study = argument.partition("=")
             collect(name, Path(study))
-        write_text(RESULTS / "arms.svg", draw_arms(arms_of(read_studies())))
+        arms = arms_of(read_studies())
+        gains, drifts = [arm[:4] for arm in arms], [(*arm[:2], arm[4], arm[3]) for arm in arms]
+        write_text(RESULTS / "arms.svg", draw("gain on the task", gains))
+        write_text(RESULTS / "drift.svg", draw("drift, 0.01 nats a token", drifts))
         for page in PAGES:
             text = page.read_text(encoding="utf-8")
             write_text(page, refresh(text))

@@ -32,9 +32,7 @@ def weigh(model, base, tokenizer, options, rows):
     responses = sampler.generate(model, tokenizer, prompts, limit, temperature=1.0, seed=seed)
     own = [response.ids for response in responses]
     found = []
-    for row, asked, ids in zip(
-        rows, informed, own
-    ):  # one by one: a row of n tokens takes n · vocab
+    for row, asked, ids in zip(rows, informed, own):  # one by one: a row takes tokens x vocab
         (log_p,) = sampler.token_values(model, [row.prompt], [ids], log_softmax)
         (log_q,) = sampler.token_values(base, [asked], [ids], log_softmax)
         log_p, tokens = log_p.topk(min(TOP, log_p.shape[1]))  # (n, TOP)

@@ -25,10 +25,10 @@ def write(file, *rows):
 @pytest.mark.parametrize(
     "task, drops, logprobs, verdicts",
     [  # task scores and drops of sft and s3ft; log-probabilities of own, paraphrase, gold
-        ((0.5, 0.7), (0.3, 0.05), (-0.1, -0.4, -0.8), [HELD, HELD, HELD]),
-        ((0.7, 0.5), (0.3, 0.28), (-0.4, -0.1, -0.8), [NOT, NOT, NOT]),
-        ((0.5, 0.5), (0.04, 0.02), (-0.4, -0.4, -0.8), [OPEN, OPEN, OPEN]),
-        ((0.5, 0.7), (0.0, -0.1), (-0.1, -0.8, -0.4), [HELD, OPEN, NOT]),
+        ((0.5, 0.7), (0.3, 0.05), (-0.1, -0.4, -0.8), [HELD, HELD, HELD, HELD]),
+        ((0.7, 0.5), (0.3, 0.28), (-0.4, -0.1, -0.8), [NOT, NOT, HELD, NOT]),
+        ((0.5, 0.5), (0.04, 0.02), (-0.4, -0.4, -0.8), [OPEN, OPEN, HELD, OPEN]),
+        ((0.5, 0.7), (0.0, 0.2), (-0.1, -0.8, -0.4), [HELD, OPEN, NOT, NOT]),
     ],
 )
 def test_claims(task, drops, logprobs, verdicts):
@@ -43,6 +43,7 @@ def test_claims(task, drops, logprobs, verdicts):
     scores = {
         "gsm8k": dict(zip(arms, map(right, [0.5, *task]))),
         "mmlu acc": dict(zip(arms, map(right, general))),
+        results.report.IFEVAL: dict(zip(arms, map(right, general))),
     }
     values = [noisy(mean) for mean in logprobs]
     found = results.Study("gsm8k", {}, scores, {}, dict(enumerate(values)))
@@ -106,7 +107,7 @@ def write_step(step, arms, n=4):
 
 def test_a_study_becomes_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    with pytest.raises(results.InputError, match="no finished study"):
+    with pytest.raises(results.InputError, match="is no study"):
         results.collect("tiny", tmp_path / "study")
     write_step(tmp_path / "study/main", {"base": 1, "sft": 2, "sft.1": 3, "s3ft": 4})
     write_step(tmp_path / "study/harder", {"base": 1, "sft": 0, "s3ft": 1})
@@ -133,12 +134,12 @@ def test_a_study_becomes_a_table(tmp_path, monkeypatch):
 def test_rank_correlation_and_the_figure():
     assert results.ranks_alike([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
     assert results.ranks_alike([1, 2, 2, 3], [4, 1, 1, 0]) == pytest.approx(-1)
-    arms = [("mbpp", "sft", 4.0, 2.0, 10.0, 0.3), ("mbpp", "s3ft", 8.0, 1.0, 5.0, 0.2)]
-    assert results.drift_line([*arms, ("nq", "sft", 1.0, 0.5, None, 0.1)]) == (
-        "Rank correlation of drift with the average drop 1.00 (3 arms)"
+    arms = [("mbpp", "sft", 4.0, 2.0, 10.0), ("mbpp", "s3ft", 8.0, 1.0, 5.0)]
+    assert results.drift_line([*arms, ("nq", "sft", 1.0, 0.5, 1.0)]) == (
+        "Rank correlation of drift with the loss on IFEval: 1.00 (3 arms)"
     )
-    image = results.draw_arms(arms)
-    assert 'cx="540.0" cy="160.0"' in image and "<title>mbpp: s3ft</title>" in image
+    image = results.draw("gain", [arm[:4] for arm in arms])
+    assert 'cx="480.0" cy="170.0"' in image and ">mbpp: s3ft</text>" in image
 
 
 def test_the_pages_show_what_was_measured(monkeypatch):
