@@ -68,7 +68,7 @@ def summary(out):
         if steps:
             losses[name] = steps
         learnt = read_rows(out / arm / "targets.jsonl")
-        for source in SOURCES:
+        for source in dict.fromkeys([*SOURCES, *(target["source"] for target in learnt)]):
             chosen = [target for target in learnt if target["source"] == source]
             if chosen:
                 targets[name][source] = len(chosen)

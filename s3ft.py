@@ -96,7 +96,7 @@ def select(model, tokenizer, examples, judge, options):
     if "paraphrase" in sources:  # ỹ = M([x; y])
         needed = [e for e in examples if needs_paraphrase(journal.rows[e.id], options)]
         ask("paraphrase", needed, messages_of=request)
-    add_logprobs(model, tokenizer, examples, journal)
+    add_logprobs(model, tokenizer, examples, journal, options)
     journal.compact([example.id for example in examples])
     return [journal.rows[example.id] for example in examples]
 
@@ -132,7 +132,12 @@ def paraphrase_request(example, wording):
     return [*example.messages[:-1], {"role": "user", "content": request}]
 
 
-def add_logprobs(model, tokenizer, examples, journal):
+def own_sources(options):
+    """The names of own responses in a row: the greedy one, then those of --samples."""
+    return ["own", *(f"sample {k}" for k in range(1, options.samples + 1))]
+
+
+def add_logprobs(model, tokenizer, examples, journal, options):
     """Add log p(y | x) and log p(ỹ | x) for the paper's figure; log p(ŷ | x) is known."""
     todo = []
     for example in examples:
@@ -140,8 +145,9 @@ def add_logprobs(model, tokenizer, examples, journal):
         for source in ("gold", "paraphrase"):
             if source in row and f"{source}_logprob" not in row:
                 todo.append((example, source))
-        if "own" in row and row["own"]["logprob"] is None:  # another engine's
-            todo.append((example, "own"))
+        for source in own_sources(options):
+            if source in row and row[source]["logprob"] is None:  # another engine's
+                todo.append((example, source))
 
     def prompt_and_text(item):
         example, source = item
@@ -149,11 +155,10 @@ def add_logprobs(model, tokenizer, examples, journal):
         return [(tokenizer.prompt_ids(example.messages), ids)]
 
     for (example, source), values in evaluate.score(model, todo, prompt_and_text, "score"):
-        if source == "own":
-            own = {**journal.rows[example.id]["own"], "logprob": values[0]}
-            journal.add(example.id, own=own)
-        else:
-            journal.add(example.id, **{f"{source}_logprob": values[0]})
+        found = {f"{source}_logprob": values[0]}
+        if source in own_sources(options):
+            found = {source: {**journal.rows[example.id][source], "logprob": values[0]}}
+        journal.add(example.id, **found)
     journal.sync()
 
 
@@ -161,14 +166,18 @@ def add_logprobs(model, tokenizer, examples, journal):
 
 
 def build_targets(rows, method, options):
-    """The training set of a method: [{id, source, messages, target, ids}], one a row."""
+    """The training set of a method: [{id, source, messages, target, ids}], one a row.
+
+    What a fork's choose() puts beside its response as "kept" stands there too.
+    """
     choose = CHOOSE.get(method, first_acceptable)
     targets = []
     for row in rows:
         source, best = choose(row, METHODS[method], options)
         if best:
             target = {"id": row["id"], "source": source, "messages": row["messages"]}
-            targets.append({**target, "target": best["text"], "ids": best["ids"]})
+            target |= {"target": best["text"], "ids": best["ids"]}
+            targets.append(target | best.get("kept", {}))
     return targets
 
 
@@ -183,9 +192,7 @@ def first_acceptable(row, sources, options):
 
 def acceptable(row, source, options):
     """The right responses of a source; own ones may be several."""
-    names = [source]
-    if source == "own":
-        names += [f"sample {k}" for k in range(1, options.samples + 1)]
+    names = own_sources(options) if source == "own" else [source]
     found = [response(row, name) for name in names]
     found = [each for each in found if each and each["correct"]]
     if source == "paraphrase" and found and options.filter_paraphrases:
@@ -204,7 +211,7 @@ def response(row, source):
 
 def count_sources(targets):
     sources = [target["source"] for target in targets]
-    return {source: sources.count(source) for source in ("own", "paraphrase", "gold")}
+    return {source: sources.count(source) for source in dict.fromkeys([*report.SOURCES, *sources])}
 
 
 # Fine-tuning
@@ -522,9 +529,10 @@ def seeds(text):
     return [number(int, -1)(part) for part in text.split(",")]
 
 
-def parse(argv=None):
+def parse(argv=None, parents=()):
     """The options as they were given."""
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    about = __doc__.split("\n")[0]
+    p = argparse.ArgumentParser(description=about, allow_abbrev=False, parents=parents)
     size, count = number(int, 0), number(int, -1)
 
     def add(name, help, type=str, default=None, **more):
@@ -607,6 +615,8 @@ def fill_defaults(options):
     options.max_new_tokens = options.max_new_tokens or task.MAX_NEW_TOKENS
     options.out = options.out or Path("runs") / f"{name}-{options.ckpt.name}"
     options.seeds = options.seeds or [options.seed]
+    if "." in "".join(options.method):
+        raise InputError(f"--method {','.join(options.method)}: a full stop stands before a seed")
     options.lr = options.lr or (1e-5 if options.full else 2e-4)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -628,12 +638,11 @@ def multiplies_bfloat16(device):
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def main(argv=None, **more):
-    """The command line; more: settings of a fork, which stand in `options` beside the others."""
+def main(argv=None, parents=()):
+    """The command line; parents: parsers of a fork's own options, made with add_help=False."""
     goes_on = "the same command goes on"
     try:
-        options = fill_defaults(parse(argv))
-        vars(options).update(more)
+        options = fill_defaults(parse(argv, parents))
         parallel.start(options.device)
         found = run(options)
         if parallel.is_main:

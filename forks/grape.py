@@ -1,10 +1,10 @@
 """GRAPE: of several right responses the likeliest (Zhang et al. 2025, arXiv 2502.04194).
 
-    python forks/grape.py --task mbpp --ckpt ./llama --samples 4 [--least -1.0] [options of s3ft.py]
+    python forks/grape.py --task mbpp --ckpt ./llama --samples 4 [--least=-1.0] [options of s3ft.py]
 
-Likeliest a token, under the base model, given x alone. Own responses and samples have to be right,
-and so have paraphrases, which are asked for where no own response is right. Gold is one of them; a
-response below --least, in nats a token, gives way to it.
+Likeliest per token, under the base model, given x alone. Own responses and samples have to be
+right, and so have paraphrases, which are asked for where no own response is right. Gold competes
+too, and replaces a winner below --least, in nats per token.
 """
 
 import argparse
@@ -32,7 +32,6 @@ s3ft.METHODS["grape"] = ("own", "paraphrase", "gold")
 s3ft.CHOOSE["grape"] = choose
 
 if __name__ == "__main__":
-    p = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    p.add_argument("--least", type=float, default=float("-inf"))
-    mine, argv = p.parse_known_args()
-    s3ft.main(["--method", "grape", *argv], least=mine.least)
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--least", help="in nats per token", type=float, default=float("-inf"))
+    s3ft.main(["--method", "grape", *sys.argv[1:]], [own])

@@ -10,9 +10,8 @@ import kill
 import pytest
 import tiny
 import torch
-from conftest import write_rows
 from test_parallel import assert_equal_runs
-from test_s3ft import figures, read_rows
+from test_s3ft import command, figures, read_rows
 from test_train import differences, gradients, load, rows
 
 import model as llama
@@ -56,21 +55,19 @@ def test_spin_is_the_logistic_loss_of_pairs(fork, tmp_path):
     base, _ = llama.load(tiny.checkpoint(tmp_path / "base", "qwen2"))
     model, dropout = load(tmp_path / "base")
     golds, owns = rows()[:4], rows()[4:8]
-    table = []
-    for k, (gold, own) in enumerate(zip(golds, owns)):
-        gold.of, own.prompt = {"id": k}, gold.prompt
-        values = {"gold_logprob": of_target(base, gold).sum().item()}
-        values["own"] = {"ids": own.target, "logprob": of_target(base, own).sum().item()}
-        table.append({"id": k, **values})
-    write_rows(tmp_path / "candidates.jsonl", table)
     loss = 0
-    for gold, own, row in zip(golds, owns, table):
-        margin = of_target(model.eval(), gold).sum() - row["gold_logprob"]
-        margin -= of_target(model, own).sum() - row["own"]["logprob"]
+    for gold, own in zip(golds, owns):
+        own.prompt = gold.prompt
+        before = [of_target(base, row).sum().item() for row in (gold, own)]
+        row = {"gold": "", "gold_ids": gold.target, "gold_logprob": before[0]}
+        row |= {"id": "0", "messages": [], "own": {"ids": own.target, "logprob": before[1]}}
+        (gold.of,) = s3ft.build_targets([row], "spin", None)
+        margin = of_target(model.eval(), gold).sum() - before[0]
+        margin -= of_target(model, own).sum() - before[1]
         loss += torch.log1p(torch.exp(-spin.SCALE * margin)) / len(golds)
     loss.backward()
     expected = gradients(model)
-    weigh = s3ft.WEIGH["spin"](None, SimpleNamespace(out=tmp_path))
+    weigh = s3ft.WEIGH["spin"](None, None)
     assert not differences(found_gradients(model, dropout, weigh(model, golds)), expected)
 
 
@@ -177,9 +174,21 @@ def test_a_method_a_task_and_a_weight_from_outside(fork, arguments, tmp_path, mo
     found, said = figures(*args, "--data", "x", "--bench", "hellaswag", "--out", tmp_path / "run")
     assert found["targets_by_method"]["reversed"] == {"own": 0, "paraphrase": 0, "gold": 4}
     assert any("reversed − sft" in line for line in said)
+    s3ft.METHODS["half.5"] = ("gold",)  # would look like seed 5 of "half"
+    code, _, said = command(*args, "--method", "half.5", "--out", tmp_path / "dot")
+    assert code == 2 and "full stop" in said[-1]
     halves, wholes = (read_losses(tmp_path / "run" / arm) for arm in ("reversed", "sft"))
     assert math.isclose(halves[0], wholes[0] / 2, rel_tol=0.3)  # but for dropout
     assert {row["source"] for row in read_rows(tmp_path / "run/reversed/targets.jsonl")} == {"gold"}
+
+
+def test_a_policy_keeps_what_its_loss_needs(fork):
+    s3ft.METHODS["mixed"] = ("gold",)
+    best = {"text": "red", "ids": [1], "kept": {"rejected": [2]}}
+    s3ft.CHOOSE["mixed"] = lambda row, sources, options: ("a mixture", best)
+    (target,) = s3ft.build_targets([{"id": "0", "messages": []}], "mixed", None)
+    assert target["rejected"] == [2] and target["ids"] == [1]
+    assert s3ft.count_sources([target]) == {"own": 0, "paraphrase": 0, "gold": 0, "a mixture": 1}
 
 
 def read_losses(arm):
