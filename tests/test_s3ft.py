@@ -201,11 +201,12 @@ def test_of_several_right_responses_the_likeliest_is_the_target(scripted):
     for n, logprob in enumerate([-2.0, -4.0, -3.0, -9.0]):
         scripted.samples[1][n] = says(f"Yes.\n#### {n + 1}", logprob=logprob)
     scripted.samples[1][4] = says("#### 5", "length")
+    scripted.samples[1][5] = says("Yes.\n#### 6", logprob=None)  # of an engine that gives none
     scripted.samples[2] = {2: says("Wrong.", logprob=-0.1), 3: says("Or.\n#### 4", logprob=-8.0)}
     rows, _ = scripted.select(method=["ssr"], samples=2)
     targets = s3ft.build_targets(rows, "ssr", options(samples=2))
     firsts = [target["target"].split()[0] for target in targets]
-    assert firsts == ["Yes.", "The", "The", "Or.", "4+1", "5+1"]  # the greedy one among equals
+    assert firsts == ["Yes.", "The", "The", "Or.", "4+1", "Yes."]  # the greedy one among equals
 
 
 def test_a_torn_line_and_a_missing_verdict_are_made_good(scripted, tmp_path):
