@@ -145,7 +145,7 @@ def read_study(file):
     for measure, table in record["items"].items():
         scores[measure] = {}
         for method, arms in seeds.items():
-            tables = [table[arm] for arm in arms]
+            tables = [table.get(arm, "") for arm in arms]  # a benchmark may not have been asked
             scores[measure][method] = mean_by_item(tables)
     return Study(task, seeds, scores, record["figures"]["targets"], record["logprobs"])
 
@@ -335,8 +335,8 @@ def draw(across, points):
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 330" font-family="sans-serif" '
         'font-size="12"><rect width="640" height="330" fill="#fff"/>'
         f'<path d="M40,{y0:.0f}h440M{x0:.0f},50v240" stroke="#bbb"/>'
-        f'<text x="10" y="20">to the right: {across}, {xs.min():+.0f} to {xs.max():+.0f} points; '
-        f"downward: loss on IFEval, {ys.min():+.0f} to {ys.max():+.0f}</text>"
+        f'<text x="10" y="20">to the right: {across}, {xs.min():+.0f} to {xs.max():+.0f}; '
+        f"downward: loss on IFEval in points, {ys.min():+.0f} to {ys.max():+.0f}</text>"
     ]
     for study, arm, *values in points:
         method = arm.partition(",")[0]
@@ -371,7 +371,7 @@ def drift_line(arms):
 
 def mean(scores):
     values = list(scores.values())
-    return f"{100 * np.mean(values):.1f}"
+    return f"{100 * np.mean(values):.1f}" if values else ""
 
 
 def difference(scores, a, b):
@@ -416,8 +416,8 @@ def main():
             collect(name, Path(study))
         arms = arms_of(read_studies())
         gains, drifts = [arm[:4] for arm in arms], [(*arm[:2], arm[4], arm[3]) for arm in arms]
-        write_text(RESULTS / "arms.svg", draw("gain on the task", gains))
-        write_text(RESULTS / "drift.svg", draw("drift, 0.01 nats a token", drifts))
+        write_text(RESULTS / "arms.svg", draw("gain on the task in points", gains))
+        write_text(RESULTS / "drift.svg", draw("drift in 0.01 nats a token", drifts))
         for page in PAGES:
             text = page.read_text(encoding="utf-8")
             write_text(page, refresh(text))
