@@ -234,7 +234,7 @@ def claims(study, sft, method):
     """Verdicts: task score, average drop, IFEval, log-probabilities."""
     task, ifeval = study.scores[headline(study)], study.scores.get(report.IFEVAL)
 
-    cut = UNDECIDED
+    cut = UNDECIDED if benchmarks(study) else ""
     if benchmarks(study) and drop(study, sft)["low"] > 0:  # else there is nothing to cut
         groups = []
         for scores in benchmarks(study):
