@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import random
+import sys
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # on a busy machine, waiting threads yield early
@@ -656,6 +657,7 @@ def main(argv=None, parents=()):
         mend = "use --recompute, fewer --micro-tokens, or a lower --max-new-tokens"
         parallel.leave(2, f"out of memory; {mend}")
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda _: None  # a half-made progress bar would complain at its end
         parallel.leave(130, f"interrupted; {goes_on}")
 
 

@@ -290,6 +290,22 @@ def test_interruptions_change_nothing(whole, arguments, tmp_path):
     assert kill.outputs(out) == kill.outputs(whole[1])
 
 
+def test_an_interruption_within_a_constructor_leaves_one_line(monkeypatch):
+    class HalfMade:
+        def __del__(self):
+            raise AttributeError("it has no pos")  # as tqdm's bar
+
+    def run(options):
+        half_made = HalfMade()  # noqa: F841
+        raise KeyboardInterrupt
+
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    monkeypatch.setattr(s3ft, "run", run)
+    code, _, said = command("--task", "gsm8k", "--ckpt", "x")
+    assert (code, said, heard) == (130, ["s3ft.py: interrupted; the same command goes on"], [])
+
+
 @pytest.fixture(scope="module")
 def ckpt(tmp_path_factory):
     path = tmp_path_factory.mktemp("ckpt") / "tiny"
