@@ -68,7 +68,8 @@ def summary(out):
         if steps:
             losses[name] = steps
         learnt = read_rows(out / arm / "targets.jsonl")
-        for source in dict.fromkeys([*SOURCES, *(target["source"] for target in learnt)]):
+        more = [target["source"] for target in learnt]  # a fork may have sources of its own
+        for source in dict.fromkeys([*SOURCES, *more]):
             chosen = [target for target in learnt if target["source"] == source]
             if chosen:
                 targets[name][source] = len(chosen)

@@ -92,8 +92,8 @@ def select(model, tokenizer, examples, judge, options):
         return export(tokenizer, examples, journal, sources, request, options)
     if "own" in sources:  # ŷ = M(x)
         ask("own", examples)
-        for k in range(1, options.samples + 1):
-            ask(f"sample {k}", examples, temperature=TEMPERATURE, seed=options.seed + k)
+        for k, source in enumerate(own_sources(options)[1:], 1):
+            ask(source, examples, temperature=TEMPERATURE, seed=options.seed + k)
     if "paraphrase" in sources:  # ỹ = M([x; y])
         needed = [e for e in examples if needs_paraphrase(journal.rows[e.id], options)]
         ask("paraphrase", needed, messages_of=request)
@@ -212,7 +212,8 @@ def response(row, source):
 
 def count_sources(targets):
     sources = [target["source"] for target in targets]
-    return {source: sources.count(source) for source in dict.fromkeys([*report.SOURCES, *sources])}
+    known = dict.fromkeys([*report.SOURCES, *sources])  # a fork may have sources of its own
+    return {source: sources.count(source) for source in known}
 
 
 # Fine-tuning
@@ -494,6 +495,7 @@ def show(targets, tokenizer, n):
 
 # The command line
 
+ABOUT = __doc__.split("\n")[0]
 FREE = (  # options on which no result depends, save by rounding: a run may go on with others
     *("out", "method", "seeds", "show", "eval_only", "device", "unsafe_code", "micro_tokens"),
     *("bench", "bench_data", "bench_limit", "fsdp", "recompute", "lock"),
@@ -532,8 +534,7 @@ def seeds(text):
 
 def parse(argv=None, parents=()):
     """The options as they were given."""
-    about = __doc__.split("\n")[0]
-    p = argparse.ArgumentParser(description=about, allow_abbrev=False, parents=parents)
+    p = argparse.ArgumentParser(description=ABOUT, allow_abbrev=False, parents=parents)
     size, count = number(int, 0), number(int, -1)
 
     def add(name, help, type=str, default=None, **more):
@@ -617,7 +618,8 @@ def fill_defaults(options):
     options.out = options.out or Path("runs") / f"{name}-{options.ckpt.name}"
     options.seeds = options.seeds or [options.seed]
     if "." in "".join(options.method):
-        raise InputError(f"--method {','.join(options.method)}: a full stop stands before a seed")
+        what = "a full stop stands before a seed; rename the method"
+        raise InputError(f"--method {','.join(options.method)}: {what}")
     options.lr = options.lr or (1e-5 if options.full else 2e-4)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"

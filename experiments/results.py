@@ -34,7 +34,7 @@ CUT = 0.57  # the paper's average drop after S3FT, 2.5 points, over that after S
 METHODS = ("base", "sft", "ssr", "sdft", "self", "s3ft")
 DRIFT = "drift nats"
 SIDE_SCORES = {  # {measure: column}, of those that a study has
-    **{name: name for name in ("answerable", "unanswerable", "svamp")},  # of earlier studies
+    "svamp": "svamp",  # of GSM8K's study
     "nq": "judge",
     "nq answerable f1": "answerable f1",
     "nq answerable lenient": "holds an answer",
@@ -330,7 +330,8 @@ def draw(across, points):
 
     To the right goes what `across` names, downward what IFEval loses.
     """
-    xs, ys = (np.array([0, *(point[k] for point in points)]) for k in (2, 3))
+    xs = np.array([0, *(point[2] for point in points)])
+    ys = np.array([0, *(point[3] for point in points)])
 
     def place(x, y):
         x = 40 + 440 * (x - xs.min()) / (np.ptp(xs) or 1)

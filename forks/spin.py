@@ -49,7 +49,8 @@ def run(options, once=s3ft.run):
 
 
 s3ft.METHODS["spin"] = ("own", "gold")  # what it asks for
-s3ft.CHOOSE["spin"], s3ft.WEIGH["spin"] = choose, lambda tokenizer, options: weigh
+s3ft.CHOOSE["spin"] = choose
+s3ft.WEIGH["spin"] = lambda tokenizer, options: weigh
 
 if __name__ == "__main__":
     own = argparse.ArgumentParser(add_help=False)
