@@ -1,4 +1,4 @@
-"""Errors that a user can mend, files that are whole or absent, and journals that outlive a kill."""
+"""Errors that a user can mend, files that are whole or absent, and reading what others wrote."""
 
 import codecs
 import contextlib

@@ -1,9 +1,9 @@
 """Judges: is this response right, whatever its words and its length?
 
-A judge is a function (response, example) -> Verdict. It never evaluates what a model wrote, and
-its time is linear in the length. `python judges.py JUDGE ROWS.jsonl` prints a JSON verdict a row;
-JUDGES, below, lists the fields of the rows. Where rows carry "correct", true or false, a last line
-on stderr counts agreements.
+A judge is a function (response, example) -> Verdict. Its time is linear in the length. Only `code`
+evaluates what a model wrote, in the sandbox. `python judges.py JUDGE ROWS.jsonl` prints a JSON
+verdict a row; a row has "response" and the fields that JUDGES, below, lists. Where rows carry
+"correct", true or false, a last line on stderr counts agreements.
 """
 
 import argparse

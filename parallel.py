@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 s3ft.py --task gsm8k --ckpt ./llama
 
-All processes run the same program and meet in torch.distributed's collectives. With one process
-every function here does nothing. When one process ends with an error, torchrun ends the rest.
+All processes run the same program and meet in torch.distributed's collectives. One process meets
+nobody. When one process ends with an error, torchrun ends the rest.
 """
 
 import os

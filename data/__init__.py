@@ -1,7 +1,8 @@
 """Training and test examples.
 
-A task is one file here: `load(directory, split)` gives its examples, and four names say the rest:
-JUDGE (a name in judges.JUDGES), MAX_NEW_TOKENS, PARAPHRASE (the request for a paraphrase), PROMPT.
+A task is one file here: `load(directory, split)` gives its examples, and three names say the rest:
+JUDGE (a name in judges.JUDGES), MAX_NEW_TOKENS, PARAPHRASE (the request for a paraphrase). It may
+have metrics(response, example) -> {name: score}.
 """
 
 from dataclasses import dataclass, field

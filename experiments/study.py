@@ -132,7 +132,7 @@ def parse():
     p.add_argument("task", choices=SIZES)
     p.add_argument("ckpt", help="Hugging Face directory of the base model")
     p.add_argument("--settings", type=settings, default="1e-4/2,3e-4/2,1e-3/2", help="LR/EPOCHS,…")
-    p.add_argument("--seed", type=s3ft.number(int, 0), default=0)
+    p.add_argument("--seed", type=s3ft.number(int, -1), default=0)
     p.add_argument("--out", type=Path, help="default: runs/study-TASK-CKPT")
     options, options.rest = p.parse_known_args()
     name = f"study-{options.task}-{Path(options.ckpt).resolve().name}"

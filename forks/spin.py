@@ -1,6 +1,6 @@
 """SPIN: gold against the model's own response (Chen et al. 2024, arXiv 2401.01335).
 
-    python forks/spin.py --task mbpp --ckpt ./llama [--iterations N] [options of s3ft.py]
+    python forks/spin.py --task mbpp --ckpt ./llama --lr 3e-5 [--iterations N] [options of s3ft.py]
 
 The loss of a pair is log(1 + exp(-SCALE · margin)), margin = log p(y) - log p0(y) - log p(ŷ) +
 log p0(ŷ): y is gold, ŷ the base's own response, p0 the base. So log p(y) has a weight w, and
