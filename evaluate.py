@@ -19,10 +19,9 @@ import sampler
 from data import benchmarks, gsm8k, ifeval
 from files import InputError
 from journal import Journal
-from tokenizer import in_thought
 
 RESAMPLES = 10_000  # of the bootstrap
-CHUNK = 100  # texts that are scored together, and lost by a kill
+CHUNK = 100  # items scored together, and lost by a kill
 generated = {"tokens": 0, "seconds": 0.0}  # by this job, for the figures of the run
 
 
@@ -30,15 +29,14 @@ generated = {"tokens": 0, "seconds": 0.0}  # by this job, for the figures of the
 
 
 def generate_and_judge(
-    model, tokenizer, journal, source, examples, judge, limit, messages_of=None, **sampling
+    model, tokenizer, journal, source, examples, judge, max_new_tokens, messages_of=None, **sampling
 ):
     """Add to `journal`, under `source`, a judged response to each example.
 
-    The prompt is messages_of(example), by default the example's own messages. At most `limit`
-    tokens, greedy unless `sampling` has a temperature and a seed. What the journal holds is kept.
+    The prompt is messages_of(example), by default the example's own messages. Greedy, unless
+    `sampling` has a temperature and a seed. What the journal holds is kept.
     """
     todo = []
-    opening = tokenizer.opening()
     for example in examples:
         if source not in journal.rows.get(example.id, {}):
             messages = messages_of(example) if messages_of else example.messages
@@ -49,14 +47,14 @@ def generate_and_judge(
 
     def done(index, response):
         example, _ = todo[index]
-        if in_thought(opening + response.text):
+        if tokenizer.in_thought(response.text):
             response = response._replace(finish_reason="thought")  # it never ended
         journal.add(example.id, **{source: response._asdict()})
 
     start = time.perf_counter()
     sampling |= {"on_done": done, "progress": f"{journal.path.parent.name}: {source}"}
     prompts = [prompt for _, prompt in todo]
-    responses = sampler.generate(model, tokenizer, prompts, limit, **sampling)
+    responses = sampler.generate(model, tokenizer, prompts, max_new_tokens, **sampling)
     journal.sync()
     tokens = sum(len(response.ids) for response in responses)
     generated["tokens"] += parallel.all_reduce([tokens])[0]
@@ -114,12 +112,12 @@ FREE_TEXT = {"svamp": (gsm8k, judges.numeric), "ifeval": (ifeval, ifeval.judge)}
 MOST_FOR_DRIFT = 200  # responses of the base
 
 
-def evaluate(model, tokenizer, out, arm, task, examples, judge, items, limit, metrics):
+def evaluate(model, tokenizer, out, arm, task, examples, judge, items, max_new_tokens, metrics):
     """Score a model on the task's test `examples` and on the benchmarks' `items` {name: list}.
 
     Returns {score: {n, score, low, high}}: the judge's under the task's name, those of
-    metrics(response, example) under "TASK NAME". Responses go to out/arm/eval.jsonl, items to
-    out/bench.jsonl.
+    metrics(response, example) under "TASK NAME", a benchmark's under "BENCH NAME". Responses go to
+    out/arm/eval.jsonl, items to out/bench.jsonl.
     """
     tables = defaultdict(list)
 
@@ -128,13 +126,13 @@ def evaluate(model, tokenizer, out, arm, task, examples, judge, items, limit, me
             tables[f"{prefix} {name}"] += value if isinstance(value, list) else [value]
 
     file = out / arm / "eval.jsonl"
-    for row in answer(model, tokenizer, file, examples, judge, limit, metrics):
+    for row in answer(model, tokenizer, file, examples, judge, max_new_tokens, metrics):
         tables[task].append(int(row["response"]["correct"]))
         collect(task, row["metrics"])
     journal = Journal(out / "bench.jsonl", ("model", "bench", "id"))
     answered = examples[:: math.ceil(len(examples) / MOST_FOR_DRIFT)]  # of all kinds
-    for name, of in {"drift": answered, **items}.items():
-        todo = [item for item in of if (arm, name, item.id) not in journal.rows]
+    for name, asked in {"drift": answered, **items}.items():
+        todo = [item for item in asked if (arm, name, item.id) not in journal.rows]
         if name == "drift":
             rows = add_drift(model, tokenizer, out, arm, todo)
         elif todo and name in FREE_TEXT:
@@ -145,15 +143,15 @@ def evaluate(model, tokenizer, out, arm, task, examples, judge, items, limit, me
         for item, row in rows:
             journal.add(item.id, model=arm, bench=name, **row)
         journal.sync()
-        for item in of:
+        for item in asked:
             collect(name, journal.rows[arm, name, item.id]["scores"])
     return {name: estimate(values) for name, values in tables.items()}
 
 
-def answer(model, tokenizer, file, examples, judge, limit, metrics):
+def answer(model, tokenizer, file, examples, judge, max_new_tokens, metrics):
     """The journal's row of each example: {response, judged, metrics}; what it lacks is made."""
     journal = Journal(file)
-    generate_and_judge(model, tokenizer, journal, "response", examples, judge, limit)
+    generate_and_judge(model, tokenizer, journal, "response", examples, judge, max_new_tokens)
     for example in parallel.mine(examples):
         said = judges.after_thought(journal.rows[example.id]["response"]["text"])
         found = metrics(said, example)
@@ -167,8 +165,8 @@ def answer(model, tokenizer, file, examples, judge, limit, metrics):
 
 def add_answers(model, tokenizer, file, examples, task, judge):
     """Yield (example, row of bench.jsonl) of a benchmark that is answered in free text."""
-    limit = task.MAX_NEW_TOKENS
-    rows = answer(model, tokenizer, file, examples, judge, limit, task.metrics)
+    max_new_tokens = task.MAX_NEW_TOKENS
+    rows = answer(model, tokenizer, file, examples, judge, max_new_tokens, task.metrics)
     for example, row in parallel.mine(list(zip(examples, rows))):
         response, scores = row["response"], row["metrics"]
         if task is gsm8k:
@@ -178,7 +176,7 @@ def add_answers(model, tokenizer, file, examples, task, judge):
 
 
 def add_drift(model, tokenizer, out, arm, examples):
-    """Yield (example, row of bench.jsonl): what the base's own response has lost, a token.
+    """Yield (example, row of bench.jsonl): what the base's own response has lost per token.
 
     In nats, log p of its tokens under the base less that under this model; of the base itself it
     shows what rounding does. RL's Razor (arXiv 2509.04259) predicts forgetting from it.

@@ -12,20 +12,24 @@ from collections import defaultdict
 
 import parallel
 from files import InputError, check_text, read_jsonl, write_jsonl
-from tokenizer import in_thought
 
 
-def write_requests(folder, source, wanted, tokenizer, model, limit):
+def write_requests(folder, source, wanted, tokenizer, model, max_new_tokens):
     """Write folder/source.jsonl and .ids.jsonl for [(example, messages)]; returns their number."""
     chats, prompts = [], []
     for example, messages in wanted:
         id = f"{source}/{example.id}"
-        body = {"model": model, "messages": messages, "max_tokens": limit, "temperature": 0}
+        body = {
+            "model": model,
+            "messages": messages,
+            "max_tokens": max_new_tokens,
+            "temperature": 0,
+        }
         if tokenizer.has_switch:
             body["chat_template_kwargs"] = {"enable_thinking": tokenizer.thinks}
         call = {"method": "POST", "url": "/v1/chat/completions", "body": body}
         chats.append({"custom_id": id, **call})
-        ends = {"max_tokens": limit, "stop_token_ids": sorted(tokenizer.stop_ids)}
+        ends = {"max_tokens": max_new_tokens, "stop_token_ids": sorted(tokenizer.stop_ids)}
         prompts.append({"id": id, "prompt_token_ids": tokenizer.prompt_ids(messages), **ends})
     if parallel.is_main:
         write_jsonl(folder / f"{source}.jsonl", chats)
@@ -33,7 +37,7 @@ def write_requests(folder, source, wanted, tokenizer, model, limit):
     return len(chats)
 
 
-def read_responses(path, requests, journal, tokenizer, limit):
+def read_responses(path, requests, journal, tokenizer, max_new_tokens):
     """Add the responses in a file to the journal, but for those that it has already.
 
     requests: [(source, example, messages)] of all that may come. InputError names bad rows.
@@ -42,19 +46,24 @@ def read_responses(path, requests, journal, tokenizer, limit):
     for source, example, messages in requests:
         names = {f"{source}/{example.id}", messages[-1]["content"]}
         for name in names | ({example.id} if source == "own" else set()):
-            known[name].append((source, example))
+            known[name].append((source, example, messages))
 
     def parse(number, row):
         id = row.get("custom_id") or row.get("id") or row.get("prompt")
         if not isinstance(id, str) or id not in known:
             raise InputError(f"id or prompt {id!r:.80} is no request of this run")
+        if any(messages != known[id][0][2] for _, _, messages in known[id]):
+            raise InputError(f"{id!r:.80} ends several conversations; give the id of one")
         if id in seen:
             raise InputError(f"a second response to {id!r:.80}")
         seen.add(id)
         if "response" in row or row.get("error"):
-            row = choice(row)
+            row = from_batch(row)
         row["engine"] = row.get("engine") or path.name
-        return [(*place, to_response(row, place[1], tokenizer, limit)) for place in known[id]]
+        found = []
+        for source, example, _ in known[id]:
+            found.append((source, example, to_response(row, example, tokenizer, max_new_tokens)))
+        return found
 
     counts = defaultdict(int)
     for places in read_jsonl(path, parse):
@@ -67,7 +76,7 @@ def read_responses(path, requests, journal, tokenizer, limit):
     parallel.say(f"{path}: {dict(counts) or 'nothing'} imported, {len(seen)} rows read")
 
 
-def choice(row):
+def from_batch(row):
     """A line of a batch's output in the short form."""
     if row.get("error"):
         raise InputError(f"the engine failed: {row['error']!r:.200}")
@@ -78,16 +87,12 @@ def choice(row):
     return {**found, "engine": body.get("system_fingerprint") or body.get("model")}
 
 
-def to_response(row, example, tokenizer, limit):
-    """A row of the file as candidates.jsonl holds it, cut off after `limit` tokens.
+def to_response(row, example, tokenizer, max_new_tokens):
+    """A row of the file as candidates.jsonl holds it, cut off after `max_new_tokens` tokens.
 
     Without a "finish_reason" a text has ended; token ids have, if the last one is an end token.
     """
-    ids, text, finish = (
-        row.get("token_ids", row.get("ids")),
-        row.get("text"),
-        row.get("finish_reason"),
-    )
+    ids, text, finish = (row.get(name) for name in ("token_ids", "text", "finish_reason"))
     if finish not in ("stop", "length", None):
         raise InputError(f'"finish_reason" is {finish!r}, neither "stop" nor "length"')
     if ids is not None:
@@ -101,11 +106,13 @@ def to_response(row, example, tokenizer, limit):
         ids = ids[:-1] if finish == "length" else ids
     else:
         raise InputError('there is neither a "text" nor "token_ids"')
-    ids = ids[:limit]
-    stopped = bool(ids) and ids[-1] in tokenizer.stop_ids
+    if not ids:
+        raise InputError("the text is empty, and did not end")
+    ids = ids[:max_new_tokens]
+    stopped = ids[-1] in tokenizer.stop_ids
     text = tokenizer.decode(ids[:-1] if stopped else ids)
     finish = "stop" if stopped else "length"
-    if in_thought(tokenizer.opening() + text):
+    if tokenizer.in_thought(text):
         finish = "thought"  # it never ended
     engine = str(row["engine"])
     return {"ids": ids, "text": text, "finish_reason": finish, "logprob": None, "engine": engine}

@@ -50,8 +50,9 @@ class Journal:
 
     def read(self, path):
         if path.exists():
-            whole = path.read_bytes().rfind(b"\n") + 1
-            os.truncate(path, whole)
+            data = path.read_bytes()
+            if not data.endswith(b"\n"):  # else another process may be writing it anew
+                os.truncate(path, data.rfind(b"\n") + 1)
             for _, row in read_jsonl(path):
                 self.merge(row)
 

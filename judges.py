@@ -97,7 +97,7 @@ def clean(text):
 
 
 def unsure(text, last=0):
-    """Whether a word of doubt is among the words, or among the last so many."""
+    """Whether the text, or its last so many words, hold a word of doubt."""
     words = re.findall(r"[a-zà-ÿ]+|[≈~<≤≥≠]", text.lower().replace("n't", " not"))
     return not UNSURE.isdisjoint(words[-last:])
 
@@ -175,9 +175,9 @@ def exact(response, example):
 
 
 def one_spelling(label):
-    """Labels are told apart by their words, not by case; of one letter, "A" is no "a"."""
+    """Case is ignored, except in labels of one letter: "A" is not "a"."""
     words = " ".join(label.translate(CHARACTERS).split())
-    return words.casefold() if len(words) > 1 else words
+    return words.lower() if len(words) > 1 else words  # as re.I compares: ß is not ss
 
 
 def label(response, example):
@@ -384,15 +384,15 @@ def by_model(model, tokenizer):
         odds = []
         for pair in (response, example.gold), (example.gold, response):
             messages = user(AGREE.format(example.question, *pair, tag=tag))
-            prompt = tokenizer.prompt_ids(messages)
-            if len(prompt) > model.config.max_position_embeddings:
-                return Verdict(False, "too long for the model")
             # The first tokens of both answers, after a thought if the template closes one.
             words = [tokenizer.target_ids(messages, word) for word in ("Yes", "No")]
             at = len(os.path.commonprefix(words))
+            prompt = tokenizer.prompt_ids(messages) + words[0][:at]
+            if len(prompt) > model.config.max_position_embeddings:
+                return Verdict(False, "too long for the model")
+            firsts = [word[at : at + 1] for word in words]
             with lock:  # each call uses all cores
-                prompts = [prompt + words[0][:at]] * 2
-                yes, no = sampler.logprobs(model, prompts, [word[at : at + 1] for word in words])
+                yes, no = sampler.logprobs(model, [prompt] * 2, firsts)
             odds.append(yes - no)
         return Verdict(min(odds) >= MARGIN, f"log odds: {odds[0]:.2f}, {odds[1]:.2f}")
 
@@ -409,7 +409,7 @@ JUDGES = {  # name: (judge, {field of a row: (kind, default or None)})
     "code": (code, {"tests": (list, None), "setup": (str, "")}),
     "model": (by_model, {}),  # by_model makes a judge; it needs the question and gold alone
 }
-KINDS = {str: "a text", bool: "true or false", list: "a list of texts"}
+KINDS = {str: "a text", list: "a list of texts"}
 
 
 def check_fields(fields, row):

@@ -24,7 +24,7 @@ import parallel
 CLEARLY = 1.3  # times as fast: with less, noise would choose
 COMPILE = "-O3 -march=native -ffast-math -fopenmp -fPIC -c".split()
 LINK = "-shared -fopenmp".split()  # -ffast-math here would make the process flush denormals
-pack = torch.ops.mkldnn._reorder_linear_weight
+has_onednn = torch.backends.mkldnn.is_available()
 
 
 def enable(model):
@@ -93,6 +93,10 @@ def build(dtype, head_dim):
             if done.returncode:
                 raise OSError(f"{compiler} fails ({done.stderr.strip()[-200:]!r})")
         return ctypes.CDLL(linked)
+
+
+def pack(weight):
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
 def multiply(x, packed, bias=None):

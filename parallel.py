@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 s3ft.py --task gsm8k --ckpt ./llama
 
-All processes run the same program and meet in torch.distributed's collectives. One process meets
-nobody. When one process ends with an error, torchrun ends the rest.
+All processes run the same program and meet in torch.distributed's collectives. With one
+process nothing is exchanged. When one process ends with an error, torchrun ends the rest.
 """
 
 import os
@@ -154,5 +154,6 @@ def free_memory():
     if meminfo.exists():
         free = 1024 * int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1])
     if limit.exists() and limit.read_text().strip().isdigit():  # of a container
-        free = min(free, int(limit.read_text()))
+        used = int(re.search(r"anon (\d+)", limit.with_name("memory.stat").read_text())[1])
+        free = min(free, int(limit.read_text()) - used)
     return free // local_world_size

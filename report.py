@@ -59,9 +59,9 @@ def summary(out):
     """
     out = Path(out)
     settings = read_json(out / "config.json")
-    rows = find_rows(out)
+    methods = find_methods(out)
     losses, targets, examples = {}, defaultdict(dict), {}
-    for name, (arm, *_) in rows.items():  # the seeds of a method have the same targets
+    for name, (arm, *_) in methods.items():  # the seeds of a method have the same targets
         log = out / arm / "train.csv"
         lines = log.read_text().splitlines() if log.exists() else []
         steps = [float(step["loss"]) for step in csv.DictReader(lines) if step["loss"]]
@@ -75,11 +75,11 @@ def summary(out):
                 targets[name][source] = len(chosen)
                 examples.setdefault(source, chosen[:3])
     task = Path(settings["task"]).stem
-    scores, comparisons = score(read_items(out, task), rows)
+    scores, comparisons = score(read_items(out, task), methods)
     return {
         "settings": settings,
         "scores": scores,
-        "ranks": ranks(scores, task, rows),
+        "ranks": ranks(scores, task, methods),
         "comparisons": comparisons,
         "targets": targets,
         "candidates": read_candidates(out / "candidates.jsonl"),
@@ -88,17 +88,17 @@ def summary(out):
     }
 
 
-def find_rows(out):
+def find_methods(out):
     """{method: its arms, one a seed}, base first."""
     logs = ("eval.jsonl", "train.csv")
     arms = {path.parent.name for path in out.glob("*/*") if path.name in logs}
-    methods = defaultdict(list)
+    seeds = defaultdict(list)
     for arm in sorted(arms, key=lambda arm: (arm != "base", arm)):
-        methods[arm.partition(".")[0]].append(arm)
-    rows = {}
-    for method, arms in methods.items():
-        rows[f"{method} ({len(arms)} seeds)" if arms[1:] else method] = arms
-    return rows
+        seeds[arm.partition(".")[0]].append(arm)
+    methods = {}
+    for method, arms in seeds.items():
+        methods[f"{method} ({len(arms)} seeds)" if arms[1:] else method] = arms
+    return methods
 
 
 def merged(parts):
@@ -123,11 +123,11 @@ def read_candidates(path):
                 tokens = len(row[source]["ids"])
                 found["tokens"][source].append(tokens)
                 found[LOGPROB][source].append(logprob / tokens)
-                reason = row[source].get("reason", "not judged").partition(":")[0]
-                found.setdefault(f"verdict: {reason}", Counter())[source] += 1
                 if source != "gold":
+                    reason = row[source].get("reason", "not judged").partition(":")[0]
                     engine = row[source].get("engine", "s3ft.py")
-                    found.setdefault(f"made by {engine}", Counter())[source] += 1
+                    for name in f"verdict: {reason}", f"made by {engine}":
+                        found.setdefault(name, Counter())[source] += 1
     return found
 
 
@@ -163,13 +163,13 @@ def mean_by_item(tables):
     return means
 
 
-def score(items, rows):
-    """Scores of rows and arms; comparisons of rows with base, of s3ft and forks with all."""
+def score(items, methods):
+    """Scores of methods and arms; comparisons of methods with base, of s3ft and forks with all."""
     scores, comparisons = defaultdict(dict), defaultdict(dict)
     for measure, arms in items.items():
-        for name, seeds in rows.items():
+        for name, seeds in methods.items():
             arms[name] = mean_by_item([arms[seed] for seed in seeds])
-        for name in {**rows, **arms}:
+        for name in {**methods, **arms}:
             values = [*arms[name].values()]
             if values:
                 scores[measure][name] = estimate(values)
@@ -177,7 +177,7 @@ def score(items, rows):
     singles = [*items][:1] + benchmarks + [IFEVAL] * (IFEVAL in items)
     groups = {measure: [measure] for measure in singles}
     groups[MEAN] = benchmarks
-    for a, b in itertools.permutations(rows, 2):
+    for a, b in itertools.permutations(methods, 2):
         for name, measures in groups.items():
             drop = a == "base" and name == MEAN
             if drop or b == "base" or a.partition(" ")[0] not in BASELINES:
@@ -189,13 +189,13 @@ def score(items, rows):
     return scores, comparisons
 
 
-def ranks(scores, task, rows):
+def ranks(scores, task, methods):
     """{measure of the task: {order: "s3ft > sft > base"}} if two measures contradict each other."""
     tables = {}
     for measure, table in scores.items():
         if (measure == task or measure.startswith(f"{task} ")) and "answerable" not in measure:
-            tables[measure] = {name: table[name]["score"] for name in rows if name in table}
-    common = list(rows)
+            tables[measure] = {name: table[name]["score"] for name in methods if name in table}
+    common = list(methods)
     for table in tables.values():
         common = [name for name in common if name in table]
     turned = False
@@ -312,7 +312,7 @@ def write(out):
 def main():
     try:
         print(text(write(sys.argv[-1])))
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -75,16 +75,17 @@ def select(model, tokenizer, examples, judge, options):
         journal.add(example.id, messages=example.messages, gold=example.gold, gold_ids=ids)
     journal.sync()
 
-    limit = options.max_new_tokens
+    max_new_tokens = options.max_new_tokens
 
     def ask(source, wanted, **more):
-        generate_and_judge(model, tokenizer, journal, source, wanted, judge, limit, **more)
+        generate_and_judge(model, tokenizer, journal, source, wanted, judge, max_new_tokens, **more)
 
     request = functools.partial(paraphrase_request, wording=options.wording)
     if options.import_responses:
         requests = [("own", e, e.messages) for e in examples]
         requests += [("paraphrase", e, request(e)) for e in examples]
-        exchange.read_responses(options.import_responses, requests, journal, tokenizer, limit)
+        file = options.import_responses
+        exchange.read_responses(file, requests, journal, tokenizer, max_new_tokens)
     sources = set().union(*(METHODS[method] for method in options.method))
     if options.export_requests:
         for source in ("own", "paraphrase"):  # what another engine has made already is judged
@@ -105,8 +106,7 @@ def select(model, tokenizer, examples, judge, options):
 def export(tokenizer, examples, journal, sources, request, options):
     """Write requests for what the methods still lack; returns their numbers {source: count}."""
     rows = journal.rows
-    lacking = [e for e in examples if "own" in sources and "own" not in rows[e.id]]
-    own = [(e, e.messages) for e in lacking]
+    own = [(e, e.messages) for e in examples if "own" in sources and "own" not in rows[e.id]]
     wanted = [e for e in examples if "paraphrase" not in rows[e.id]]
     paraphrases = [(e, request(e)) for e in wanted if needs_paraphrase(rows[e.id], options)]
     more = tokenizer, options.ckpt.name, options.max_new_tokens
@@ -292,13 +292,14 @@ def run(options):
             show(targets[method], tokenizer, options.show)
 
     scores = score_arm("base", base, tokenizer, test_set, eval_judge, items, options)
-    del base, train_judge  # frees the memory
+    del base, train_judge  # frees the memory, as below
     for seed in options.seeds:
         for method in targets:
             arm = method if seed == options.seed else f"{method}.{seed}"
             fine_tune(targets[method], arm, seed, options)
             model, tokenizer = load_to_generate(options.out / arm / "model", options)
             scores = score_arm(arm, model, tokenizer, test_set, eval_judge, items, options)
+            del model
     if parallel.is_main:
         say(report.text(report.write(options.out)))
     return {
@@ -319,11 +320,11 @@ def rate(work):
 
 def score_arm(arm, model, tokenizer, test_set, judge, items, options):
     """Evaluate a model; returns the scores of all arms so far, as eval.json holds them."""
-    limit, out = options.max_new_tokens, options.out
+    max_new_tokens, out = options.max_new_tokens, options.out
     name = Path(options.task).stem
     by_judge = jsonl.METRICS.get(options.eval_judge, lambda response, example: {})
     metrics = getattr(TASKS.get(options.task), "metrics", by_judge)
-    more = test_set, judge, items, limit, metrics
+    more = test_set, judge, items, max_new_tokens, metrics
     found = evaluate.evaluate(model, tokenizer, out, arm, name, *more)
     file = out / "eval.json"
     scores = read_json(file, dict) if file.exists() else {}
@@ -391,10 +392,8 @@ def load_benchmarks(options):
 
 
 def load_model(path, options, dtype=None):
-    shard = functools.partial(parallel.shard, dtype=options.dtype)
-    dtype = dtype or options.dtype
-    shard = shard if options.fsdp else None
-    model, tokenizer = llama.load(path, dtype, parallel.device, shard)
+    shard = functools.partial(parallel.shard, dtype=options.dtype) if options.fsdp else None
+    model, tokenizer = llama.load(path, dtype or options.dtype, parallel.device, shard)
     tokenizer.thinks = options.think
     return model, tokenizer
 
@@ -402,7 +401,8 @@ def load_model(path, options, dtype=None):
 def load_to_generate(path, options):
     """A model that is not trained, and so may take what is faster; small ones are quick anyway."""
     model, tokenizer = load_model(path, options)
-    if parallel.device == "cpu" and not options.fsdp and model.config.hidden_size >= 512:
+    on_cpu = parallel.device == "cpu" and kernels.has_onednn
+    if on_cpu and not options.fsdp and model.config.hidden_size >= 512:
         say(f"{path}: {kernels.enable(model)}")
     return model, tokenizer
 
@@ -420,22 +420,24 @@ def named_judge(name, base, tokenizer, options):
     return judge
 
 
-def drop_too_long(examples, base, tokenizer, new, wording=None):
-    """The examples that fit the model with `new` tokens; with a wording their gold fits, and so
-    does the request for a paraphrase."""
-    longest = base.config.max_position_embeddings
+def drop_too_long(examples, base, tokenizer, max_new_tokens, wording=None):
+    """The examples that fit the model with `max_new_tokens`.
+
+    With a wording their gold fits too, and so does the request for a paraphrase.
+    """
+    max_seq_len = base.config.max_position_embeddings
     kept = []
     for example in examples:
         prompt = len(tokenizer.prompt_ids(example.messages))
-        tokens = [prompt + new]
+        tokens = [prompt + max_new_tokens]
         if wording:
             request = tokenizer.prompt_ids(paraphrase_request(example, wording))
             gold = tokenizer.target_ids(example.messages, example.gold)
-            tokens += [len(request) + new, prompt + len(gold)]
-        if max(tokens) <= longest:
+            tokens += [len(request) + max_new_tokens, prompt + len(gold)]
+        if max(tokens) <= max_seq_len:
             kept.append(example)
     if len(kept) < len(examples):
-        say(f"{len(examples) - len(kept)} examples do not fit the model's {longest} tokens")
+        say(f"{len(examples) - len(kept)} examples do not fit the model's {max_seq_len} tokens")
     if not kept:
         raise InputError("no example is left; give more rows, or a lower --max-new-tokens")
     return kept
@@ -638,7 +640,7 @@ def multiplies_bfloat16(device):
     """Is bfloat16 faster than float32 there?"""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return kernels.has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def main(argv=None, parents=()):

@@ -41,7 +41,7 @@ class Response(NamedTuple):
 
 @dataclass(eq=False)
 class Row:
-    """One prompt in flight. The cache has a place for `length` of its tokens."""
+    """One prompt in flight. The cache holds its first `length` tokens once the prompt is read."""
 
     index: int
     prompt: list
@@ -73,9 +73,6 @@ class Batch:
         shape += [round_up(longest, BLOCK), config.head_dim]
         self.cache = torch.zeros(shape, dtype=model.compute_dtype, device=model.device)
         self.graph, self.recorded = None, None  # on CUDA: a decoding step, and its sizes
-
-    def live(self):
-        return [row for row in self.rows if not row.done]
 
     def refill(self):
         """The last row takes the place of one that ended; waiting rows take what is free."""
@@ -130,8 +127,8 @@ class Batch:
     def decode(self, tokens, lengths):
         """Add a token to every row: lists -> hidden states (R, d).
 
-        On CUDA the step is recorded as a graph, for launching its kernels takes longer than
-        running them; a graph serves up to 64 rows more, and until the cache needs a block more.
+        On CUDA the step is a recorded graph: launching its kernels takes longer than running them.
+        It is recorded anew when the rows cross a multiple of 64, or the longest one of BLOCK.
         """
         n, capacity = len(tokens), round_up(max(lengths) + 1, BLOCK)
         if self.model.device.type != "cuda" or parallel.together:
@@ -232,7 +229,7 @@ def generate(
     responses = [None] * len(prompts)
     start, written = time.perf_counter(), 0
     bar = parallel.bar(len(prompts), progress, "prompt")
-    while parallel.most(len(batch.waiting) + len(batch.live())):
+    while parallel.most(len(batch.waiting) + sum(not row.done for row in batch.rows)):
         for rows, h in batch.step():
             logits = model.head(h)  # (rows, vocab) float32
             uniform = [row.random.random() for row in rows] if temperature else []
@@ -261,9 +258,9 @@ def shared_beginning(a, b):
 
 
 def passes(texts, budget):
-    """Numbers of the texts, in groups of about `budget` tokens.
+    """Indices of the texts, in groups of about `budget` tokens.
 
-    They are in alphabetical order: neighbours share their beginnings, which count once.
+    They are in lexicographic order: neighbours share their beginnings, which count once.
     """
     groups, before, room = [], [], 0
     for i in sorted(range(len(texts)), key=texts.__getitem__):

@@ -29,16 +29,9 @@ Assistant: {{ m.content }}{{ eos_token }}
 {% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 FILES = """tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
 chat_template.jinja tokenizer.model vocab.json merges.txt generation_config.json""".split()
-
-
 NAMES = [f"{name}_token" for name in "bos eos unk sep pad cls mask".split()]
 SECRET, KEY = uuid.uuid4().hex, uuid.uuid4().hex  # no data has them
 THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
-
-
-def in_thought(text):
-    """Does the text end within a thought?"""
-    return THOUGHT in text.rpartition(END_OF_THOUGHT)[2]
 
 
 class Generation(jinja2.ext.Extension):
@@ -200,9 +193,10 @@ class Tokenizer:
         except Exception as error:  # a template is a program: it may raise anything
             raise self.template_error(error)
 
-    def opening(self):
-        """What the template writes up to an answer to "x"."""
-        return self.render([{"role": "user", "content": "x"}], True)
+    def in_thought(self, text):
+        """Is a response that begins with this text within a thought?"""
+        opening = self.render([{"role": "user", "content": "x"}], True)
+        return THOUGHT in (opening + text).rpartition(END_OF_THOUGHT)[2]
 
     def hide(self, text):
         """The text with a secret in each control token, which is one no more."""
@@ -252,9 +246,9 @@ class Tokenizer:
         if ids[: len(prompt)] == prompt and self.turn_end in target:
             return target[: target.index(self.turn_end) + 1]
         # The template ends no turn, or does not write an answer where it opens one.
-        if in_thought(self.opening()) and END_OF_THOUGHT in answer:
+        if self.in_thought("") and END_OF_THOUGHT in answer:
             answer = answer.removeprefix(THOUGHT)
-        elif in_thought(self.opening()):
+        elif self.in_thought(""):
             answer = f"\n{END_OF_THOUGHT}\n\n{answer}"
         ids = self.encode(asked + self.hide(answer))
         if ids[: len(prompt)] == prompt:

@@ -51,7 +51,7 @@ class RowDropout:
 
     def __call__(self, x, index):  # x (1, N, in)
         if self.last[0] is not x:
-            self.last = x, x * self.mask(x[0], index)  # the adapter makes up for what is lost
+            self.last = x, x * self.mask(x[0], index)  # Linear divides by 1 - p
         return self.last[1]
 
     def mask(self, x, index):

@@ -51,7 +51,7 @@ class Item:
 
 
 def load(name, directory, shots=0):
-    """The Items of a benchmark, of IFEval and SVAMP Examples; only MMLU takes shots, up to 5.
+    """The Items of a benchmark; IFEval and SVAMP give Examples. Only MMLU takes shots, up to 5.
 
     InputError names file and row of bad rows.
     """
@@ -62,7 +62,8 @@ def load(name, directory, shots=0):
             mend = "put the authors' dev.jsonl there"
         raise InputError(f"{directory}: not there; {mend}")
     try:
-        return some(LOADERS[name](directory, shots), directory)
+        shown = {"shots": shots} if name == "mmlu" else {}
+        return some(LOADERS[name](directory, **shown), directory)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{directory}: a file is damaged ({error}); fetch it again")
 
@@ -95,7 +96,7 @@ def read_mmlu(file):
         return parse_rows(f"{file}: row ", enumerate(csv.reader(lines), 1), parse)
 
 
-def truthfulqa(directory, shots):
+def truthfulqa(directory):
     def parse(number, row):
         check_text(row)
         mc1, mc2 = row["mc1_targets"], row["mc2_targets"]
@@ -110,7 +111,7 @@ def truthfulqa(directory, shots):
     return parse_rows(f"{file}: row ", enumerate(read_json(file, list), 1), parse)
 
 
-def hellaswag(directory, shots):
+def hellaswag(directory):
     def clean(text):
         text = text.strip().replace(" [title]", ". ")
         return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
@@ -125,11 +126,10 @@ def hellaswag(directory, shots):
         return Item("hellaswag", f"{file.name}:{number}", clean(context), choices, gold)
 
     file = directory / "hellaswag_val.jsonl"
-    rows = [row for _, row in read_jsonl(file)]
-    return parse_rows(f"{file}: row ", enumerate(rows, 1), parse)
+    return read_jsonl(file, parse)
 
 
-def winogrande(directory, shots):
+def winogrande(directory):
     """Two sentences that begin with one of the options each; what follows is scored."""
 
     def parse(line, row):
@@ -146,13 +146,9 @@ def winogrande(directory, shots):
     return read_jsonl(file, parse)
 
 
-def svamp(directory, shots):
-    return gsm8k.load_svamp(directory)
-
-
 LOADERS = {
     **{"mmlu": mmlu, "truthfulqa": truthfulqa, "hellaswag": hellaswag, "winogrande": winogrande},
-    **{"ifeval": ifeval.load, "svamp": svamp},
+    **{"ifeval": ifeval.load, "svamp": gsm8k.load_svamp},
 }
 
 

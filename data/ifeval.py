@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data import Example, some, text, user
 from files import InputError, read_jsonl
-from judges import Verdict
+from judges import RIGHT, Verdict
 
 MAX_NEW_TOKENS = 512
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -210,7 +210,7 @@ def missing():
 # Prompts and scores
 
 
-def load(directory, shots=0):
+def load(directory):
     """Examples of input_data.jsonl with an instruction that can be checked here."""
 
     def parse(line, row):
@@ -263,5 +263,4 @@ def metrics(response, example):
 
 def judge(response, example):
     """Whether the response follows all instructions, strictly."""
-    found = follow([response], example)
-    return Verdict(all(found), "" if all(found) else "not followed")
+    return RIGHT if all(follow([response], example)) else Verdict(False, "not followed")

@@ -135,8 +135,11 @@ def load(file, judge):
 
     def parse(line, row):
         messages, gold = conversation(row)
-        if judge != "numeric" or is_number(row[fields_of(row)[-1]]):
-            row = {"answer": judges.after_thought(gold).strip(), **row, "labels": []}
+        field = fields_of(row)[-1]
+        if judge != "numeric" or is_number(row[field]):
+            answer = judges.after_thought(gold).strip()
+            given = {} if field == "answer" else row
+            row = {**row, "answer": given.get("answer", answer), "labels": []}
         check = check_text(judges.check_fields(fields, row))
         return Example(f"{Path(file).name}:{line}", messages, gold, check)
 

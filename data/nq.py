@@ -94,8 +94,8 @@ def example(id, passage, question, answers):
 def metrics(response, example):
     """Exact match and F1, the best over golds; an abstention is the empty prediction.
 
-    lenient: the response holds a gold answer and abstains nowhere, or abstains somewhere. All
-    stand by themselves once more for answerable and for unanswerable questions.
+    lenient: the response holds a gold answer and abstains nowhere, or abstains somewhere. Each is
+    repeated for answerable or for unanswerable questions alone.
     """
     golds = [*filter(None, map(normalise, example.check.get("answers", [])))]
     part = "answerable" if golds else "unanswerable"

@@ -4,7 +4,7 @@
 
 In each step the current model answers the prompts at temperature 1. Its answer is pulled towards
 what the frozen base, which is shown the gold response, would say at each place: the loss is the KL
-divergence of the model from that base, a token. There is no judge. Its gradient is the sum of
+divergence of the model from that base, per token. There is no judge. Its gradient is the sum of
 p (log p - log q) ∇log p, so p (log q - log p) are the weights, of the TOP likeliest tokens.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import s3ft  # noqa: E402
 import sampler  # noqa: E402
+from data import Example  # noqa: E402
 
 TOP = 20
 
@@ -26,7 +27,10 @@ def weigh_by(tokenizer, options):
 
 def weigh(model, base, tokenizer, options, rows):
     prompts = [row.prompt for row in rows]
-    informed = [tokenizer.prompt_ids(with_gold(row.of, options)) for row in rows]
+    informed = []
+    for row in rows:
+        gold = Example("", row.of["messages"], row.of["target"])
+        informed.append(tokenizer.prompt_ids(s3ft.paraphrase_request(gold, options.wording)))
     seed = rows[0].dropout_seed % 2**32
     limit = options.max_new_tokens
     responses = sampler.generate(model, tokenizer, prompts, limit, temperature=1.0, seed=seed)
@@ -44,11 +48,6 @@ def weigh(model, base, tokenizer, options, rows):
 
 def log_softmax(logits, targets):
     return logits.log_softmax(-1)
-
-
-def with_gold(target, options):
-    asked = options.wording.format(prompt=target["messages"][-1]["content"], gold=target["target"])
-    return [*target["messages"][:-1], {"role": "user", "content": asked}]
 
 
 s3ft.METHODS["onpolicy"] = ("gold",)

@@ -130,8 +130,8 @@ BAD = [
     ("truthfulqa/mc_task.json", '[{"question": "Why?"}]', "row 1: .*KeyError: 'mc1_targets'"),
     ("truthfulqa/mc_task.json", '{"a": 1}', "a list is needed"),
     ("truthfulqa/mc_task.json", '[{"question": "\\ud800"}]', "row 1: a text .* mend or remove"),
-    ("hellaswag/hellaswag_val.jsonl", json.dumps({**BREAD, "label": ""}), "row 1: not as"),
-    ("hellaswag/hellaswag_val.jsonl", json.dumps({**BREAD, "label": 2}), "row 1: .*IndexError"),
+    ("hellaswag/hellaswag_val.jsonl", json.dumps({**BREAD, "label": ""}), ":1: not as"),
+    ("hellaswag/hellaswag_val.jsonl", json.dumps({**BREAD, "label": 2}), ":1: .*IndexError"),
     ("hellaswag/hellaswag_val.jsonl", "{", "hellaswag_val.jsonl:1: not JSON"),
 ]
 

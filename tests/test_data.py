@@ -241,6 +241,14 @@ def test_formats_that_trainers_take(tmp_path, row, messages, gold, judge):
             assert example.check == {"answer": "2"}
 
 
+@pytest.mark.parametrize("field", ["answer", "gold"])
+def test_a_judge_compares_with_what_follows_the_thought_in_gold(tmp_path, field):
+    asked = "question" if field == "answer" else "prompt"
+    file = lines_of(tmp_path / "t.jsonl", {asked: "1 + 1?", field: "<think>It is</think>\ntwo"})
+    (example,) = jsonl.load(file, "label")
+    assert example.check["answer"] == "two" and example.gold.startswith("<think>")
+
+
 BAD_FORMATS = [
     ([{"text": "a"}], "t.jsonl:1: has the fields text; known are messages, prompt and completion,"),
     ([OWN, {"instruction": "a", "output": "b"}], "t.jsonl:2: has instruction and output for judge"),

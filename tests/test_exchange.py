@@ -80,6 +80,8 @@ def tokenizer(tmp_path_factory):
 def read(rows, tokenizer, folder, limit=50):
     """The journal after an import into a run of two examples with one question."""
     examples = [Example("a", user("One?"), "1"), Example("b", user("One?"), "1")]
+    for first in "cd":
+        examples.append(Example(f"{first}2", user(first) + user("And?"), "1"))
     journal = Journal(folder / "candidates.jsonl")
     for example in examples:
         journal.add(example.id, gold="1")
@@ -130,6 +132,8 @@ def test_what_is_there_stays(tokenizer, tmp_path):
         ({"id": "a", "token_ids": [10**6]}, "vocabulary"),
         ({"id": "a", "token_ids": []}, "vocabulary"),
         ({"id": "a", "text": "x\0"}, "no character"),
+        ({"id": "a", "text": "", "finish_reason": "length"}, "empty, and did not end"),
+        ({"prompt": "And?", "text": "x"}, "ends several conversations"),
         ({"custom_id": "own/a", "response": None, "error": {"code": 500}}, "engine failed"),
         (
             {"custom_id": "own/a", "response": {"body": {"choices": []}}},

@@ -342,6 +342,7 @@ LABELLED = [  # (response, gold, right)
     ("The answer is 72.5", "72", False),
     ("antispam", "spam", False),
     ("No.", "no", True),
+    ("Es ist GROß.", "Groß", True),
     ("A", "A", True),
     ("It is a C++ program.", "C++", True),
     ("It is a program.", "A", False),
@@ -512,6 +513,7 @@ def asked(monkeypatch):
 
     def logprobs(model, texts, continuations):
         assert texts[0] == texts[1] and texts[0][-1] == "</think>"
+        assert len(texts[0]) <= words.max_position_embeddings
         assert continuations == [["Yes"], ["No"]]
         prompts.append(" ".join(texts[0]))
         return [odds[len(prompts) - 1], 0.0]
@@ -540,11 +542,11 @@ def test_text_that_says_nothing_is_not_put_to_the_model(asked, response):
 
 
 def test_text_beyond_the_context_is_wrong(asked):
-    judge, *_ = asked
-    assert judge("x " * 200, Example("1", user("What?"), "5", {})) == (
-        False,
-        "too long for the model",
-    )
+    judge, odds, prompts = asked
+    odds += [0.0] * 200
+    for n in range(100):
+        verdict = judge("x " * n, Example("1", user("What?"), "5", {}))
+    assert prompts and verdict == (False, "too long for the model")
 
 
 def test_a_checkpoint_as_judge(tmp_path):

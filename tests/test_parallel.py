@@ -1,6 +1,7 @@
 """Several processes give what one gives, over gloo; one that dies ends the job; others go on."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -144,7 +145,7 @@ def test_an_error_of_all_processes_is_said_once(tmp_path, arguments, monkeypatch
     assert waits[0] == 0 and waits[1] > 1  # torchrun ends the others meanwhile
 
 
-def test_journals_of_several_processes_become_one(tmp_path):
+def test_journals_of_several_processes_become_one(tmp_path, monkeypatch):
     """Torn last lines are cut off; what was added later counts; other files are let alone."""
     Journal(tmp_path / "j.jsonl").add("old", own={"text": "x"})
     expected = {"old": {"id": "old", "own": {"text": "x"}}}
@@ -159,3 +160,12 @@ def test_journals_of_several_processes_become_one(tmp_path):
     for _ in range(2):
         assert Journal(tmp_path / "j.jsonl").rows == expected
         assert sorted(file.name for file in tmp_path.iterdir()) == ["j.jsonl", "j.sft.jsonl"]
+        monkeypatch.setattr(os, "truncate", None)  # the whole file may be replaced meanwhile
+
+
+def test_a_container_has_what_its_programs_leave(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text("anon 600\nfile 300\n")
+    monkeypatch.setattr(parallel, "Path", lambda path: tmp_path / path.rpartition("/")[2])
+    assert parallel.free_memory() == 400

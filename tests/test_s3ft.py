@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import weakref
 from types import SimpleNamespace
 
 import job
@@ -319,8 +320,22 @@ def short(ckpt, tmp_path):
     return [*options, "--dtype", "float32", "--device", "cpu"]
 
 
-def test_seeds_are_arms_of_one_selection(short, tmp_path):
+def test_seeds_are_arms_of_one_selection(short, tmp_path, monkeypatch):
     args = ["--task", "gsm8k", "--data", SAMPLE / "gsm8k", *short, "--seeds", "0,7"]
+    models, fine_tune = weakref.WeakSet(), s3ft.fine_tune
+    init = llama.Transformer.__init__
+
+    def remember(self, *args):
+        models.add(self)
+        init(self, *args)
+
+    def alone(*args):
+        gc.collect()
+        assert not list(models), "another model takes memory"
+        fine_tune(*args)
+
+    monkeypatch.setattr(llama.Transformer, "__init__", remember)
+    monkeypatch.setattr(s3ft, "fine_tune", alone)
     found, said = figures(*args, "--limit", 6, "--validate", 0.5, "--eval-limit", 2)
     assert found["scores"].keys() == {"base", "s3ft", "s3ft.7"}
     assert "3 training and 2 test examples" in said[0]
