@@ -171,8 +171,8 @@ def add_answers(model, tokenizer, file, examples, task, judge):
         response, scores = row["response"], row["metrics"]
         if task is gsm8k:
             scores = {"acc": int(response["correct"]), **scores}
-        asked = {"context": example.question, "choices": [], "logprobs": []}
-        yield example, {**asked, "response": response["text"], "scores": scores}
+        said = {"context": example.question, "response": response["text"]}
+        yield example, {**said, "scores": scores}
 
 
 def add_drift(model, tokenizer, out, arm, examples):

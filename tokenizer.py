@@ -89,7 +89,8 @@ class Tokenizer:
         self.has_switch = "enable_thinking" in source
         self.control, self.spelled_out = {}, re.compile("(?!)")  # until the frame is read
 
-        self.stop_ids = {self.tok.token_to_id(self.names.get("eos_token", ""))}
+        self.eos = self.tok.token_to_id(self.names.get("eos_token", ""))
+        self.stop_ids = {self.eos}
         for name in ("config.json", "generation_config.json"):
             ends = self.read_optional(name).get("eos_token_id")
             self.stop_ids.update(ends if isinstance(ends, list) else [ends])
@@ -169,8 +170,7 @@ class Tokenizer:
         self.spelled_out = re.compile(f"(?:{spellings})(?!{SECRET})")
 
         ends = [id for id in frame[2] if id in self.control.values()]  # after the assistant's text
-        ends.append(self.tok.token_to_id(self.names.get("eos_token", "")))
-        ends = [id for id in [*ends, *sorted(self.stop_ids)] if type(id) is int]
+        ends = [id for id in [*ends, self.eos, *sorted(self.stop_ids)] if type(id) is int]
         if not ends:
             what = "neither its JSON files nor its chat template name an end token"
             raise InputError(f'{self.path}: {what}; set "eos_token" in tokenizer_config.json')
