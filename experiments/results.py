@@ -346,16 +346,24 @@ def draw(across, points):
         f'<text x="10" y="20">to the right: {across}, {xs.min():+.0f} to {xs.max():+.0f}; '
         f"downward: loss on IFEval in points, {ys.min():+.0f} to {ys.max():+.0f}</text>"
     ]
-    for study, arm, *values in points:
+    labels, places = [], []
+    for study, arm, *values in sorted(points, key=lambda point: point[3]):
         method = arm.partition(",")[0]
         colour = COLOURS.get(method, COLOURS["others"])
         x, y = place(*values)
+        below = y + 3
+        while any(abs(x - a) < 80 and abs(below - b) < 9 for a, b in places):
+            below += 1  # under the labels that are there
+        places.append((x, below))
         parts.append(
             f'<path d="M{x0:.1f},{y0:.1f}L{x:.1f},{y:.1f}" stroke="{colour}" stroke-width="1.5"/>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
-            f'<text x="{x + 6:.1f}" y="{y + 3:.1f}" font-size="9">{study}: {arm}</text>'
         )
-    return "".join(parts) + "</svg>\n"
+        labels.append(
+            f'<text x="{x + 6:.1f}" y="{below:.1f}" font-size="9" stroke="#fff" stroke-width="3" '
+            f'paint-order="stroke">{study}: {arm}</text>'
+        )
+    return "".join(parts + labels) + "</svg>\n"
 
 
 def ranks_alike(a, b):
