@@ -6,6 +6,7 @@ All processes run the same program and meet in torch.distributed's collectives. 
 process nothing is exchanged. When one process ends with an error, torchrun ends the rest.
 """
 
+import ctypes
 import os
 import re
 import sys
@@ -30,6 +31,11 @@ def start(kind):
     """Join the job, over NCCL on "cuda", else over gloo."""
     global device
     device = kind
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt:
+        # M_MMAP_THRESHOLD: what is larger goes back to the system when it is freed. Training all
+        # weights of 0.5B takes 14 GB. Without this it grows to 16.5, and 12 are left after it.
+        mallopt(-3, 4 << 20)
     if world_size > 1:
         if kind == "cuda":
             device = f"cuda:{os.environ['LOCAL_RANK']}"

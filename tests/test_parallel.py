@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 
 import job
 import kill
@@ -161,6 +162,30 @@ def test_journals_of_several_processes_become_one(tmp_path, monkeypatch):
         assert Journal(tmp_path / "j.jsonl").rows == expected
         assert sorted(file.name for file in tmp_path.iterdir()) == ["j.jsonl", "j.sft.jsonl"]
         monkeypatch.setattr(os, "truncate", None)  # the whole file may be replaced meanwhile
+
+
+RETURNED = """
+import re, sys, torch
+sys.path.insert(0, sys.argv[1])
+import parallel
+parallel.start("cpu")
+def resident():  # MB
+    return int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024
+before, small = resident(), []
+for _ in range(2):  # glibc keeps what is like something that was freed before
+    large = []
+    for _ in range(20):
+        large.append(torch.ones(5 << 20))  # 20 MB
+        small.append(torch.ones(1 << 14))
+    del large
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_tensors_go_back_to_the_system():
+    command = [sys.executable, "-c", RETURNED, kill.ROOT]
+    assert int(subprocess.check_output(command)) < 100
 
 
 def test_a_container_has_what_its_programs_leave(tmp_path, monkeypatch):
