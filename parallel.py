@@ -34,7 +34,7 @@ def start(kind):
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt:
         # M_MMAP_THRESHOLD: what is larger goes back to the system when it is freed. Training all
-        # weights of 0.5B takes 14 GB. Without this it grows to 16.5, and 12 are left after it.
+        # weights of 0.5B takes 15 GB. Without this it grows beyond 16, and 12 are left after it.
         mallopt(-3, 4 << 20)
     if world_size > 1:
         if kind == "cuda":
