@@ -234,8 +234,9 @@ def claims(study, sft, method):
     """Verdicts: task score, average drop, IFEval, log-probabilities."""
     task, ifeval = study.scores[headline(study)], study.scores.get(report.IFEVAL)
 
-    cut = UNDECIDED if benchmarks(study) else ""
-    if benchmarks(study) and drop(study, sft)["low"] > 0:  # else there is nothing to cut
+    lost = drop(study, sft)  # nothing, if its step had no benchmarks
+    cut = UNDECIDED if lost else ""
+    if lost and lost["low"] > 0:  # else there is nothing to cut
         groups = []
         for scores in benchmarks(study):
             arms = [list(scores[arm].values()) for arm in ("base", sft, method)]
