@@ -253,9 +253,9 @@ def claims(study, sft, method):
 
 def above(scores, sft, method):
     """Whether the method scores above SFT."""
-    if not scores:
+    found = compare([(scores[method], scores[sft])]) if scores else {}
+    if not found:
         return ""
-    found = compare([(scores[method], scores[sft])])
     return {"higher": "held", "lower": "not held"}.get(found["outcome"], undecided(found))
 
 
