@@ -52,7 +52,8 @@ def read_responses(path, requests, journal, tokenizer, max_new_tokens):
         id = row.get("custom_id") or row.get("id") or row.get("prompt")
         if not isinstance(id, str) or id not in known:
             raise InputError(f"id or prompt {id!r:.80} is no request of this run")
-        if any(messages != known[id][0][2] for _, _, messages in known[id]):
+        conversations = [messages for _, _, messages in known[id]]
+        if any(each != conversations[0] for each in conversations):
             raise InputError(f"{id!r:.80} ends several conversations; give the id of one")
         if id in seen:
             raise InputError(f"a second response to {id!r:.80}")

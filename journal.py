@@ -51,7 +51,7 @@ class Journal:
     def read(self, path):
         if path.exists():
             data = path.read_bytes()
-            if not data.endswith(b"\n"):  # else another process may be writing it anew
+            if not data.endswith(b"\n"):  # a whole file may be about to be replaced
                 os.truncate(path, data.rfind(b"\n") + 1)
             for _, row in read_jsonl(path):
                 self.merge(row)

@@ -96,6 +96,7 @@ def build(dtype, head_dim):
 
 
 def pack(weight):
+    """A weight (out, in) laid out as oneDNN multiplies it."""
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 

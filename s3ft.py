@@ -292,14 +292,14 @@ def run(options):
             show(targets[method], tokenizer, options.show)
 
     scores = score_arm("base", base, tokenizer, test_set, eval_judge, items, options)
-    del base, train_judge  # frees the memory, as below
+    del base, train_judge  # frees the memory
     for seed in options.seeds:
         for method in targets:
             arm = method if seed == options.seed else f"{method}.{seed}"
             fine_tune(targets[method], arm, seed, options)
             model, tokenizer = load_to_generate(options.out / arm / "model", options)
             scores = score_arm(arm, model, tokenizer, test_set, eval_judge, items, options)
-            del model
+            del model  # the next one is trained without it in memory
     if parallel.is_main:
         say(report.text(report.write(options.out)))
     return {

@@ -138,8 +138,9 @@ def load(file, judge):
         field = fields_of(row)[-1]
         if judge != "numeric" or is_number(row[field]):
             answer = judges.after_thought(gold).strip()
-            given = {} if field == "answer" else row
-            row = {**row, "answer": given.get("answer", answer), "labels": []}
+            if field != "answer":  # the row may have one beside its gold
+                answer = row.get("answer", answer)
+            row = {**row, "answer": answer, "labels": []}
         check = check_text(judges.check_fields(fields, row))
         return Example(f"{Path(file).name}:{line}", messages, gold, check)
 
